@@ -1,0 +1,164 @@
+// Package family is the declaration of what releases together: the images, the artifacts, the
+// platforms, the channels and their gates, as containai.yaml says it.
+//
+// A [Family] is made by [Parse] alone. Invariant: a parsed family names at least one image, every
+// name in it satisfies the OCI grammar, every image's chain of parents ends at the vetted base,
+// and every rule it holds can be applied; there is nothing left to check later.
+package family
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Family is a validated family file.
+type Family struct {
+	Name      string              // also the owner of the embedded registry's repositories
+	Source    string              // URL of the source repository
+	Bake      string              // path of the bake file, relative to the family file
+	Platforms []string            // "linux/amd64", in file order
+	Base      OSBase              // what the vetted base image is built from
+	Images    map[string]Image    // by repository name
+	Artifacts map[string]Artifact // by repository name
+	Channels  map[string]Channel  // by channel name
+	Ledger    Ledger
+	Trust     Trust
+}
+
+// OSBase is the operating system under the vetted base: a pinned image or, where no registry can
+// be reached, a root file system made from the machine's own Debian mirror.
+type OSBase struct {
+	Image    string   // name@sha256:…
+	Suite    string   // Debian suite, "bookworm"
+	Packages []string // beyond the suite's essential ones
+}
+
+// Image is one image of the family; its bake target has the image's name.
+type Image struct {
+	From  string // parent image; empty for the vetted base itself
+	Smoke []Smoke
+}
+
+// Smoke is a command run inside the built image, on every platform that was built.
+type Smoke struct {
+	Name   string
+	Run    []string // argument vector; no shell unless it says so
+	Prints string   // regular expression (RE2) that the output must match; empty accepts any
+	Exit   int      // expected exit code
+	Within time.Duration
+}
+
+// Artifact is one OCI artifact of the family.
+type Artifact struct {
+	Kind Kind
+	Path string // directory with its sources, relative to the family file
+}
+
+// Kind says what an artifact is; each kind has its own media types.
+type Kind string
+
+// The kinds of artifacts.
+const (
+	Payload   Kind = "payload"
+	Installer Kind = "installer"
+	Metadata  Kind = "metadata"
+)
+
+// Types returns the artifact type and the layer media type of a kind.
+func (k Kind) Types() (artifact, layer string) {
+	switch k {
+	case Payload:
+		return "application/vnd.containai.payload.v1", "application/vnd.containai.payload.layer.v1+gzip"
+	case Installer:
+		return "application/vnd.containai.installer.v1", "application/vnd.containai.installer.v1+sh"
+	case Metadata:
+		return "application/vnd.containai.metadata.v1+json", "application/json"
+	}
+	return "", ""
+}
+
+// Channel is a named line of releases and what may enter it.
+type Channel struct {
+	Gate  Gate
+	Dirty bool // a dirty work tree may be released
+}
+
+// Gate is what a channel refuses.
+type Gate struct {
+	Severities []string // vulnerabilities of these severities are refused
+	Unfixed    bool     // also those without a fixed version
+	Unscanned  bool     // true allows cells whose vulnerabilities were NOT SCANNED
+	LocalBase  bool     // true allows the mirror's root file system instead of the pinned image
+	Waivers    []Waiver
+}
+
+// Waiver accepts one finding until a day.
+type Waiver struct {
+	ID      string
+	Reason  string
+	Expires time.Time
+}
+
+// Ledger names the git ref that holds the channels' entries.
+type Ledger struct {
+	Branch string // on a remote
+	Ref    string // in a clone without one
+}
+
+// Trust is whose signatures count when the family is released by GitHub Actions.
+type Trust struct {
+	Issuer     string // OIDC issuer
+	Repository string // URL
+	Workflow   string // path in the repository
+	Ref        string // exact source ref
+}
+
+// ImageNames returns the images, parents before children, then by name.
+func (f *Family) ImageNames() []string {
+	names := slices.Sorted(maps.Keys(f.Images))
+	slices.SortStableFunc(names, func(a, b string) int { return f.depth(a) - f.depth(b) })
+	return names
+}
+
+// ArtifactNames returns the artifacts in the order they are made: payload, installer, metadata.
+func (f *Family) ArtifactNames() []string {
+	order := []Kind{Payload, Installer, Metadata}
+	names := slices.Sorted(maps.Keys(f.Artifacts))
+	slices.SortStableFunc(names, func(a, b string) int {
+		return slices.Index(order, f.Artifacts[a].Kind) - slices.Index(order, f.Artifacts[b].Kind)
+	})
+	return names
+}
+
+// ArtifactOf returns the name of the artifact of a kind; Parse made sure there is exactly one.
+func (f *Family) ArtifactOf(k Kind) string {
+	for name, a := range f.Artifacts {
+		if a.Kind == k {
+			return name
+		}
+	}
+	return ""
+}
+
+// Members returns every repository of the family: images, then artifacts.
+func (f *Family) Members() []string { return append(f.ImageNames(), f.ArtifactNames()...) }
+
+// VettedBase returns the image without a parent, which every other image shares.
+func (f *Family) VettedBase() string {
+	for name, image := range f.Images {
+		if image.From == "" {
+			return name
+		}
+	}
+	return ""
+}
+
+func (f *Family) depth(name string) int {
+	n := 0
+	for f.Images[name].From != "" {
+		name = f.Images[name].From
+		n++
+	}
+	return n
+}
