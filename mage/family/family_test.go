@@ -1,0 +1,129 @@
+package family_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+)
+
+const small = `schema: 1
+name: tiny
+source: https://example.com/tiny
+bake: bake.hcl
+platforms: [linux/amd64]
+os:
+  image: debian@sha256:0000000000000000000000000000000000000000000000000000000000000000
+  suite: bookworm
+images:
+  tiny-base: {}
+  tiny:
+    from: tiny-base
+    smoke:
+      - name: works
+        run: [true]
+artifacts:
+  tiny-metadata: {kind: metadata}
+channels:
+  dev:
+    gate: {severities: [], unscanned: allow, local-base: allow}
+`
+
+func TestParseReadsAFamily(t *testing.T) {
+	f, err := family.Parse("family.yaml", []byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"tiny-base", "tiny", "tiny-metadata"}, f.Members()); diff != "" {
+		t.Errorf("Members() differ (-want +got):\n%s", diff)
+	}
+	if f.VettedBase() != "tiny-base" {
+		t.Errorf("VettedBase() = %q", f.VettedBase())
+	}
+	if !f.Channels["dev"].Gate.Unscanned || f.Channels["dev"].Gate.Unfixed {
+		t.Errorf("the dev gate is %+v", f.Channels["dev"].Gate)
+	}
+}
+
+func TestParseNamesFileLineAndTheWordThatWasMeant(t *testing.T) {
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"a misspelt field", "    smoke:", "    smok:", `family.yaml:13: unknown field "smok": did you mean "smoke"?`},
+		{"an unknown parent", "from: tiny-base", "from: tiny-bse", `family.yaml:12: image "tiny" is from "tiny-bse", which is not in the family: did you mean "tiny-base"?`},
+		{"a tag instead of a digest", "debian@sha256:0000000000000000000000000000000000000000000000000000000000000000", "debian:12", `family.yaml:7: "debian:12" is not pinned: write name@sha256:<64 hex digits>`},
+		{"an image that is its own ancestor", "tiny-base: {}", "tiny-base: {}\n  a: {from: b}\n  b: {from: a}", `family.yaml:11: image "a" is its own ancestor`},
+		{"two roots", "tiny-base: {}", "tiny-base: {}\n  other: {}", `family.yaml:9: exactly one image is the vetted base and has no from; here: [other tiny-base]`},
+		{"a duplicate name", "tiny-base: {}", "tiny-base: {}\n  tiny-base: {}", `family.yaml:11: "tiny-base" stands here twice`},
+		{"an upper-case name", "name: tiny", "name: Tiny", `family.yaml:2: "Tiny" is not a name of lower-case letters, digits and dashes`},
+		{"another schema", "schema: 1", "schema: 2", `family.yaml:1: schema 2 is not known; this library reads schema 1`},
+		{"a path outside", "bake: bake.hcl", "bake: ../bake.hcl", `family.yaml:4: "../bake.hcl" must be a path below the family file`},
+		{"a missing field", "name: tiny\n", "", `family.yaml:1: field "name" is missing`},
+		{"a wrong word", "unscanned: allow", "unscanned: alow", `family.yaml:20: "alow" is not one of [allow refuse]: did you mean "allow"?`},
+		{"a tag-like channel", "  dev:\n", "  sha256-dev:\n", `family.yaml:19: "sha256-dev" cannot be a channel: its name becomes a tag`},
+		{"broken YAML", "images:", "images", `family.yaml:9: not YAML: `},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			content := strings.Replace(small, tt.old, tt.new, 1)
+			if content == small {
+				t.Fatalf("the case does not change anything")
+			}
+			_, err := family.Parse("family.yaml", []byte(content))
+			var problems *family.Problems
+			if !errors.Is(err, fault.Invalid) || !errors.As(err, &problems) {
+				t.Fatalf("Parse() = %v, want problems", err)
+			}
+			for _, p := range problems.List {
+				if strings.HasPrefix(p.String(), tt.want) {
+					return
+				}
+			}
+			t.Errorf("Parse() found\n%v\nwant\n%s", problems, tt.want)
+		})
+	}
+}
+
+func TestParseCollectsEverything(t *testing.T) {
+	content := strings.NewReplacer("name: tiny\n", "nam: tiny\n", "kind: metadata", "kind: metdata").Replace(small)
+	_, err := family.Parse("f.yaml", []byte(content))
+	var problems *family.Problems
+	if !errors.As(err, &problems) || len(problems.List) < 3 {
+		t.Errorf("Parse() = %v, want at least three problems", err)
+	}
+}
+
+func TestTheRepositorysOwnFamilyIsValid(t *testing.T) {
+	content, err := os.ReadFile("../../containai.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := family.Parse("containai.yaml", content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(f.Members()); got != 9 {
+		t.Errorf("the family has %d members, want nine repositories: %v", got, f.Members())
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(small))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("images: {x: {from: x}}"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		parsed, err := family.Parse("fuzz.yaml", content)
+		if err == nil && (len(parsed.Images) == 0 || parsed.VettedBase() == "") {
+			t.Errorf("accepted a family without a base: %+v", parsed)
+		}
+	})
+}
+
+func ExampleParse() {
+	_, err := family.Parse("containai.yaml", []byte("schema: 1\nnmae: tiny\n"))
+	fmt.Println(strings.Split(err.Error(), "\n")[0])
+	// Output: reading containai.yaml: containai.yaml:1: field "name" is missing
+}

@@ -1,0 +1,206 @@
+package family
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// MaxFile bounds a family file, in bytes.
+const MaxFile = 1 << 20
+
+// Parse reads a family file and validates it. File is its name for messages. The error is
+// [*Problems] with everything that is wrong, each with file, line and, where one is near, the
+// word that was probably meant.
+func Parse(file string, content []byte) (*Family, error) {
+	r := &reader{file: file}
+	var doc yaml.Node
+	switch err := yaml.Unmarshal(content, &doc); {
+	case len(content) > MaxFile:
+		r.complain(1, "the file has %d bytes, at most %d are read", len(content), MaxFile)
+	case err != nil:
+		r.syntax(err)
+	case len(doc.Content) == 0:
+		r.complain(1, "the file is empty")
+	}
+	if len(r.problems) > 0 {
+		return nil, r.err()
+	}
+	f := r.family(doc.Content[0])
+	r.validate(f)
+	return f, r.err()
+}
+
+func (r *reader) family(n *yaml.Node) *Family {
+	f := &Family{
+		Images: map[string]Image{}, Artifacts: map[string]Artifact{}, Channels: map[string]Channel{},
+		Ledger: Ledger{Branch: "containai-channels", Ref: "refs/containai/channels"},
+	}
+	r.fields(n, fields{
+		"schema":    func(v *yaml.Node) { r.schema(v) },
+		"name":      func(v *yaml.Node) { f.Name = r.text(v) },
+		"source":    func(v *yaml.Node) { f.Source = r.text(v) },
+		"bake":      func(v *yaml.Node) { f.Bake = r.text(v) },
+		"platforms": func(v *yaml.Node) { f.Platforms = r.list(v) },
+		"os":        func(v *yaml.Node) { f.Base = r.osBase(v) },
+		"images":    func(v *yaml.Node) { r.each(v, func(name string, v *yaml.Node) { f.Images[name] = r.image(v) }) },
+		"artifacts": func(v *yaml.Node) { r.each(v, func(name string, v *yaml.Node) { f.Artifacts[name] = r.artifact(v) }) },
+		"channels":  func(v *yaml.Node) { r.each(v, func(name string, v *yaml.Node) { f.Channels[name] = r.channel(v) }) },
+		"ledger":    func(v *yaml.Node) { r.ledger(v, &f.Ledger) },
+		"trust":     func(v *yaml.Node) { f.Trust = r.trust(v) },
+	}, "schema", "name", "source", "bake", "platforms", "os", "images", "channels")
+	return f
+}
+
+func (r *reader) schema(v *yaml.Node) {
+	if r.text(v) != "1" {
+		r.complain(v.Line, "schema %s is not known; this library reads schema 1", v.Value)
+	}
+}
+
+func (r *reader) osBase(n *yaml.Node) (b OSBase) {
+	r.fields(n, fields{
+		"image":    func(v *yaml.Node) { b.Image = r.text(v) },
+		"suite":    func(v *yaml.Node) { b.Suite = r.text(v) },
+		"packages": func(v *yaml.Node) { b.Packages = r.list(v) },
+	}, "image", "suite")
+	return b
+}
+
+func (r *reader) image(n *yaml.Node) (image Image) {
+	r.fields(n, fields{
+		"from": func(v *yaml.Node) { image.From = r.text(v) },
+		"smoke": func(v *yaml.Node) {
+			r.items(v, func(v *yaml.Node) { image.Smoke = append(image.Smoke, r.smoke(v)) })
+		},
+	})
+	return image
+}
+
+func (r *reader) smoke(n *yaml.Node) Smoke {
+	s := Smoke{Within: time.Minute}
+	r.fields(n, fields{
+		"name":   func(v *yaml.Node) { s.Name = r.text(v) },
+		"run":    func(v *yaml.Node) { s.Run = r.list(v) },
+		"prints": func(v *yaml.Node) { s.Prints = r.pattern(v) },
+		"exit":   func(v *yaml.Node) { s.Exit = r.number(v) },
+		"within": func(v *yaml.Node) { s.Within = r.duration(v) },
+	}, "name", "run")
+	return s
+}
+
+func (r *reader) artifact(n *yaml.Node) (a Artifact) {
+	r.fields(n, fields{
+		"kind": func(v *yaml.Node) { a.Kind = Kind(r.oneOf(v, string(Payload), string(Installer), string(Metadata))) },
+		"path": func(v *yaml.Node) { a.Path = r.text(v) },
+	}, "kind")
+	return a
+}
+
+func (r *reader) channel(n *yaml.Node) (c Channel) {
+	r.fields(n, fields{
+		"dirty": func(v *yaml.Node) { c.Dirty = r.truth(v) },
+		"gate":  func(v *yaml.Node) { c.Gate = r.gate(v) },
+	}, "gate")
+	return c
+}
+
+func (r *reader) gate(n *yaml.Node) (g Gate) {
+	allowed := func(v *yaml.Node) bool { return r.oneOf(v, "allow", "refuse") == "allow" }
+	r.fields(n, fields{
+		"severities": func(v *yaml.Node) {
+			r.items(v, func(v *yaml.Node) {
+				g.Severities = append(g.Severities, r.oneOf(v, "UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"))
+			})
+		},
+		"unfixed":    func(v *yaml.Node) { g.Unfixed = !allowed(v) },
+		"unscanned":  func(v *yaml.Node) { g.Unscanned = allowed(v) },
+		"local-base": func(v *yaml.Node) { g.LocalBase = allowed(v) },
+		"waivers":    func(v *yaml.Node) { r.items(v, func(v *yaml.Node) { g.Waivers = append(g.Waivers, r.waiver(v)) }) },
+	}, "severities", "unscanned", "local-base")
+	return g
+}
+
+func (r *reader) waiver(n *yaml.Node) (w Waiver) {
+	r.fields(n, fields{
+		"id":      func(v *yaml.Node) { w.ID = r.text(v) },
+		"reason":  func(v *yaml.Node) { w.Reason = r.text(v) },
+		"expires": func(v *yaml.Node) { w.Expires = r.day(v) },
+	}, "id", "reason", "expires")
+	return w
+}
+
+func (r *reader) ledger(n *yaml.Node, l *Ledger) {
+	r.fields(n, fields{
+		"branch": func(v *yaml.Node) { l.Branch = r.text(v) },
+		"ref":    func(v *yaml.Node) { l.Ref = r.text(v) },
+	})
+}
+
+func (r *reader) trust(n *yaml.Node) (t Trust) {
+	r.fields(n, fields{
+		"issuer":     func(v *yaml.Node) { t.Issuer = r.text(v) },
+		"repository": func(v *yaml.Node) { t.Repository = r.text(v) },
+		"workflow":   func(v *yaml.Node) { t.Workflow = r.text(v) },
+		"ref":        func(v *yaml.Node) { t.Ref = r.text(v) },
+	}, "issuer", "repository", "workflow", "ref")
+	return t
+}
+
+func (r *reader) pattern(v *yaml.Node) string {
+	s := r.text(v)
+	if _, err := regexp.Compile(s); err != nil {
+		r.complain(v.Line, "%q is not a regular expression: %v", s, err)
+	}
+	return s
+}
+
+func (r *reader) number(v *yaml.Node) int {
+	n, err := strconv.Atoi(r.text(v))
+	if err != nil {
+		r.complain(v.Line, "%q is not a number", v.Value)
+	}
+	return n
+}
+
+func (r *reader) duration(v *yaml.Node) time.Duration {
+	d, err := time.ParseDuration(r.text(v))
+	if err != nil || d <= 0 {
+		r.complain(v.Line, "%q is not a duration such as 30s or 2m", v.Value)
+	}
+	return d
+}
+
+func (r *reader) day(v *yaml.Node) time.Time {
+	t, err := time.Parse(time.DateOnly, r.text(v))
+	if err != nil {
+		r.complain(v.Line, "%q is not a day such as 2026-12-31", v.Value)
+	}
+	return t
+}
+
+func (r *reader) truth(v *yaml.Node) bool { return r.oneOf(v, "true", "false") == "true" }
+
+func (r *reader) oneOf(v *yaml.Node, allowed ...string) string {
+	s := r.text(v)
+	for _, a := range allowed {
+		if s == a {
+			return s
+		}
+	}
+	r.complain(v.Line, "%q is not one of %v%s", s, allowed, suggest(s, allowed))
+	return ""
+}
+
+// syntax turns the YAML library's error, which carries its line as text, into a complaint.
+func (r *reader) syntax(err error) {
+	line, message := 1, err.Error()
+	if m := regexp.MustCompile(`line (\d+): (.*)`).FindStringSubmatch(message); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		message = m[2]
+	}
+	r.complain(line, "%s", fmt.Sprintf("not YAML: %s (check indentation, colons and quotes on this line and the next)", message))
+}

@@ -1,0 +1,135 @@
+package family
+
+import (
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containai/containai/mage/ref"
+)
+
+var (
+	platformGrammar = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
+	pinnedGrammar   = regexp.MustCompile(`^[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}$`)
+	suiteGrammar    = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	packageGrammar  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	nameGrammar     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	refGrammar      = regexp.MustCompile(`^refs/[A-Za-z0-9._/-]+$`)
+)
+
+// validate checks what no single field can say: grammars, references between names, and that
+// the images form a tree with one root.
+func (r *reader) validate(f *Family) {
+	if !nameGrammar.MatchString(f.Name) && f.Name != "" {
+		r.complain(r.at("name"), "%q is not a name of lower-case letters, digits and dashes", f.Name)
+	}
+	if u, err := url.Parse(f.Source); f.Source != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
+		r.complain(r.at("source"), "%q is not an https URL", f.Source)
+	}
+	if strings.HasPrefix(f.Bake, "/") || strings.Contains(f.Bake, "..") {
+		r.complain(r.at("bake"), "%q must be a path below the family file", f.Bake)
+	}
+	for _, p := range f.Platforms {
+		if !platformGrammar.MatchString(p) {
+			r.complain(r.at("platforms"), "%q is not os/arch such as linux/amd64", p)
+		}
+	}
+	r.validateBase(f.Base)
+	r.validateImages(f)
+	r.validateArtifacts(f)
+	if f.Ledger.Ref != "" && !refGrammar.MatchString(f.Ledger.Ref) {
+		r.complain(r.at("ledger", "ref"), "%q is not a git ref such as refs/containai/channels", f.Ledger.Ref)
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Channels)) {
+		if _, err := ref.ParseTag(name); err != nil || !nameGrammar.MatchString(name) {
+			r.complain(r.at("channels", name), "%q cannot be a channel: its name becomes a tag", name)
+		}
+	}
+	if len(f.Channels) == 0 {
+		r.complain(r.at("channels"), "a family needs at least one channel")
+	}
+}
+
+func (r *reader) validateBase(b OSBase) {
+	if b.Image != "" && !pinnedGrammar.MatchString(b.Image) {
+		r.complain(r.at("os", "image"), "%q is not pinned: write name@sha256:<64 hex digits>", b.Image)
+	}
+	if b.Suite != "" && !suiteGrammar.MatchString(b.Suite) {
+		r.complain(r.at("os", "suite"), "%q is not a Debian suite", b.Suite)
+	}
+	for _, p := range b.Packages {
+		if !packageGrammar.MatchString(p) {
+			r.complain(r.at("os", "packages"), "%q is not a Debian package name", p)
+		}
+	}
+}
+
+func (r *reader) validateImages(f *Family) {
+	names := slices.Sorted(maps.Keys(f.Images))
+	var roots []string
+	for _, name := range names {
+		line := r.at("images", name)
+		if !nameGrammar.MatchString(name) {
+			r.complain(line, "%q is not an image name of lower-case letters, digits and dashes", name)
+		}
+		from := f.Images[name].From
+		if from == "" {
+			roots = append(roots, name)
+			continue
+		}
+		if _, ok := f.Images[from]; !ok {
+			r.complain(r.at("images", name, "from"), "image %q is from %q, which is not in the family%s", name, from, suggest(from, names))
+		}
+	}
+	switch {
+	case len(names) == 0:
+		r.complain(r.at("images"), "a family needs at least one image")
+	case len(roots) != 1:
+		r.complain(r.at("images"), "exactly one image is the vetted base and has no from; here: %v", roots)
+	default:
+		r.refuseCycles(f, names)
+	}
+}
+
+func (r *reader) refuseCycles(f *Family, names []string) {
+	for _, name := range names {
+		steps := 0
+		for at := name; f.Images[at].From != ""; at = f.Images[at].From {
+			if steps++; steps > len(names) {
+				r.complain(r.at("images", name), "image %q is its own ancestor", name)
+				break
+			}
+		}
+	}
+}
+
+func (r *reader) validateArtifacts(f *Family) {
+	count := map[Kind]int{}
+	for _, name := range slices.Sorted(maps.Keys(f.Artifacts)) {
+		a := f.Artifacts[name]
+		count[a.Kind]++
+		line := r.at("artifacts", name)
+		if !nameGrammar.MatchString(name) {
+			r.complain(line, "%q is not an artifact name", name)
+		}
+		if _, clash := f.Images[name]; clash {
+			r.complain(line, "%q is an image already", name)
+		}
+		if a.Kind != Metadata && a.Path == "" {
+			r.complain(line, "artifact %q needs a path to its sources", name)
+		}
+		if strings.HasPrefix(a.Path, "/") || strings.Contains(a.Path, "..") {
+			r.complain(line, "%q must be a path below the family file", a.Path)
+		}
+	}
+	if count[Metadata] != 1 {
+		r.complain(r.at("artifacts"), "a family has exactly one artifact of kind metadata: records and channels live there")
+	}
+	for _, k := range []Kind{Payload, Installer} {
+		if count[k] > 1 {
+			r.complain(r.at("artifacts"), "a family has at most one artifact of kind %s", k)
+		}
+	}
+}

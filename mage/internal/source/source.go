@@ -1,0 +1,136 @@
+// Package source reads what a release is made from: the commit of a work tree, how it differs
+// from that commit, and which commits descend from which.
+//
+// Invariant: two work trees with the same [release.Source] hold the same tracked and untracked
+// bytes; what .gitignore excludes is not part of a source.
+package source
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
+	"github.com/containai/containai/mage/release"
+)
+
+// Repository is a git work tree.
+type Repository struct{ root string }
+
+// Open finds the work tree that holds dir.
+func Open(ctx context.Context, dir string) (*Repository, error) {
+	out, err := tool.Output(ctx, tool.Command{Path: "git", Args: []string{"-C", dir, "rev-parse", "--show-toplevel"}}, fault.Environment)
+	if err != nil {
+		return nil, &fault.Error{Op: "opening", Subject: dir, Kind: fault.Environment, Err: fmt.Errorf("it is not in a git work tree: %w", err),
+			Hint: "a release is made from a commit: git init, git add -A, git commit -m first"}
+	}
+	return &Repository{root: strings.TrimSpace(string(out))}, nil
+}
+
+// Root is the top of the work tree.
+func (r *Repository) Root() string { return r.root }
+
+// Read returns the source as it stands now.
+func (r *Repository) Read(ctx context.Context) (release.Source, error) {
+	line, err := r.git(ctx, "log", "-1", "--format=%H %ct")
+	if err != nil {
+		return release.Source{}, &fault.Error{Op: "reading commit of", Subject: r.root, Kind: fault.Environment, Err: err,
+			Hint: "the repository has no commit yet: git add -A && git commit"}
+	}
+	var commit string
+	var seconds int64
+	if _, err := fmt.Sscan(line, &commit, &seconds); err != nil {
+		return release.Source{}, fault.Wrap(err, fault.Environment, "reading commit of", r.root)
+	}
+	dirty, err := r.difference(ctx)
+	if err != nil {
+		return release.Source{}, err
+	}
+	return release.Source{Commit: commit, Ref: r.ref(ctx), Epoch: time.Unix(seconds, 0).UTC(), Dirty: dirty}, nil
+}
+
+// Descends reports whether commit has ancestor in its history. An unknown ancestor, as in a
+// shallow clone, is an error and not a no.
+func (r *Repository) Descends(ctx context.Context, commit, ancestor string) (bool, error) {
+	_, err := r.git(ctx, "merge-base", "--is-ancestor", ancestor, commit)
+	switch tool.ExitCode(err) {
+	case 1:
+		return false, nil
+	case 128:
+		return false, &fault.Error{Op: "comparing", Subject: ancestor + " with " + commit, Kind: fault.Environment, Err: err,
+			Hint: "this clone does not know the commit the channel serves: git fetch --unshallow, or git fetch"}
+	}
+	return err == nil, err
+}
+
+// difference returns 8 hex digits over everything that differs from the commit, or "".
+func (r *Repository) difference(ctx context.Context) (string, error) {
+	status, err := r.git(ctx, "status", "--porcelain", "--untracked-files=all")
+	if err != nil || status == "" {
+		return "", err
+	}
+	hash := sha256.New()
+	diff, err := r.raw(ctx, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+	if err != nil {
+		return "", err
+	}
+	hash.Write(diff)
+	untracked, err := r.raw(ctx, "ls-files", "-z", "--others", "--exclude-standard")
+	if err != nil {
+		return "", err
+	}
+	for name := range bytes.SplitSeq(bytes.TrimRight(untracked, "\x00"), []byte{0}) {
+		if err := r.hashFile(hash, string(name)); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:8], nil
+}
+
+func (r *Repository) hashFile(w io.Writer, name string) error {
+	if name == "" {
+		return nil
+	}
+	path := filepath.Join(r.root, name)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "reading", name)
+	}
+	fmt.Fprintf(w, "%s\x00%o\x00%d\x00", name, info.Mode(), info.Size())
+	if !info.Mode().IsRegular() {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "reading", name)
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// ref is the full name of what is checked out; a detached HEAD is "HEAD".
+func (r *Repository) ref(ctx context.Context) string {
+	name, err := r.git(ctx, "symbolic-ref", "--quiet", "HEAD")
+	if err != nil {
+		return "HEAD"
+	}
+	return name
+}
+
+func (r *Repository) git(ctx context.Context, args ...string) (string, error) {
+	out, err := r.raw(ctx, args...)
+	return strings.TrimSpace(string(out)), err
+}
+
+func (r *Repository) raw(ctx context.Context, args ...string) ([]byte, error) {
+	return tool.Output(ctx, tool.Command{Path: "git", Args: append([]string{"-C", r.root}, args...), Env: []string{"GIT_OPTIONAL_LOCKS=0"}}, fault.Environment)
+}

@@ -1,0 +1,120 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/release"
+)
+
+// Build returns the built content of a plan. Content that an earlier run left whole in the
+// layout is what was built; everything else is built now.
+func (p *Pipeline) Build(ctx context.Context, plan release.Plan) (release.Built, error) {
+	if built, ok, err := p.resume(ctx, plan); ok || err != nil {
+		return built, err
+	}
+	images, err := p.Builder.Build(ctx, plan)
+	if err != nil {
+		return release.Built{}, err
+	}
+	artifacts, err := p.Packer.Pack(ctx, plan, images.Images)
+	if err != nil {
+		return release.Built{}, err
+	}
+	materials := slices.SortedFunc(slices.Values(images.Materials), func(a, b evidence.Material) int { return strings.Compare(a.Name, b.Name) })
+	record := release.Record{
+		Schema: 1, Family: plan.Family.Name, Source: plan.Source,
+		Images: images.Images, Artifacts: artifacts,
+		Materials: materials, Tools: images.Tools, LocalBase: images.LocalBase,
+	}
+	return release.Built{Plan: plan, Record: record}, p.Dist.WriteRecord(record)
+}
+
+// resume finds what an earlier run of the same plan built. A layout that lost anything is not
+// trusted: then everything is built again.
+func (p *Pipeline) resume(ctx context.Context, plan release.Plan) (release.Built, bool, error) {
+	record, ok, err := p.Dist.ReadRecord()
+	if !ok || err != nil {
+		return release.Built{}, false, err
+	}
+	if record.Source.Tag() != plan.Source.Tag() || !slices.Equal(record.Cells(), sortedCells(plan)) {
+		return release.Built{}, false, nil
+	}
+	for name, node := range record.Members() {
+		whole, err := p.Layout.Complete(ctx, node)
+		if err != nil {
+			return release.Built{}, false, err
+		}
+		if !whole {
+			p.Progress.Note("build", name, "the layout is not whole: building again")
+			return release.Built{}, false, nil
+		}
+	}
+	p.Progress.Done("build", plan.Source.Tag(), fmt.Sprintf("%d images are built already", len(record.Images)))
+	record.Source.Ref = plan.Source.Ref
+	return release.Built{Plan: plan, Record: record}, true, nil
+}
+
+func sortedCells(plan release.Plan) []evidence.Cell {
+	return slices.SortedFunc(slices.Values(plan.Cells()), func(a, b evidence.Cell) int {
+		return strings.Compare(a.Image+" "+a.Platform, b.Image+" "+b.Platform)
+	})
+}
+
+// Evidence inspects every cell of what was built: SBOM, scans, then the image's smoke tests.
+func (p *Pipeline) Evidence(ctx context.Context, b release.Built) (release.Evidenced, error) {
+	reports, err := p.Inspect.Inspect(ctx, b)
+	if err != nil {
+		return release.Evidenced{}, err
+	}
+	for i := range reports {
+		if reports[i].Smoke, err = p.smoke(ctx, b, reports[i].Cell); err != nil {
+			return release.Evidenced{}, err
+		}
+	}
+	return release.Evidenced{Built: b, Reports: reports}, nil
+}
+
+func (p *Pipeline) smoke(ctx context.Context, b release.Built, c evidence.Cell) ([]evidence.SmokeResult, error) {
+	tests := p.Family.Images[c.Image].Smoke
+	if len(tests) == 0 {
+		return []evidence.SmokeResult{}, nil
+	}
+	node, ok := b.Record.Digest(c)
+	if !ok {
+		return nil, fault.New(fault.Refused, "testing", c.String(), "it was not built")
+	}
+	p.Progress.Start("smoke", c.String())
+	results, err := p.Builder.Smoke(ctx, c.Platform, node, tests)
+	if err != nil {
+		return nil, err
+	}
+	passed := 0
+	for _, r := range results {
+		if r.Passed {
+			passed++
+		}
+	}
+	if len(results) != len(tests) {
+		return nil, fault.New(fault.Refused, "testing", c.String(), "%d of %d smoke tests answered", len(results), len(tests))
+	}
+	p.Progress.Done("smoke", c.String(), fmt.Sprintf("%d of %d passed", passed, len(tests)))
+	return results, nil
+}
+
+// Approve asks a channel's gate.
+func (p *Pipeline) Approve(e release.Evidenced, channel string) (release.Approved, error) {
+	rules, ok := p.Family.Channels[channel]
+	if !ok {
+		return release.Approved{}, fault.New(fault.Invalid, "approving", channel, "the family has no such channel")
+	}
+	approved, err := release.Gate{Channel: channel, Rules: rules}.Approve(e, p.Now())
+	if err == nil {
+		p.Progress.Done("gate", channel, fmt.Sprintf("%d cells approved", len(e.Reports)))
+	}
+	return approved, err
+}

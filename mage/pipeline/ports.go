@@ -1,0 +1,136 @@
+// Package pipeline runs a release: Build → Inspect → Approve → Publish → Attest → Promote.
+//
+// Each stage takes the value that the stage before returned, and each is a postcondition: it
+// looks at what is there and does only what is missing, so that a killed release is continued by
+// running it again. What a stage needs from outside it declares here as a port.
+//
+// Invariant, the write order: content before manifests; the record before any tag of a member;
+// evidence before any channel name; the ledger entry before any channel tag; the metadata
+// artifact's channels tag last.
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/release"
+)
+
+// Layout is the local OCI layout that holds built content before it is published.
+type Layout interface {
+	graph.Store
+	// Complete reports whether everything that n reaches is there with its size and digest.
+	Complete(ctx context.Context, n graph.Node) (bool, error)
+}
+
+// Builder builds every image of a plan into a layout, and runs commands inside what it built.
+type Builder interface {
+	Build(ctx context.Context, p release.Plan) (Images, error)
+	Smoke(ctx context.Context, platform string, n graph.Node, tests []family.Smoke) ([]evidence.SmokeResult, error)
+}
+
+// Images is what a builder made, and from what.
+type Images struct {
+	Images    map[string]release.Image
+	Materials []evidence.Material
+	Tools     map[string]string
+	LocalBase bool
+}
+
+// Packer makes the payload and the installer, which pin the images, into the layout.
+type Packer interface {
+	Pack(ctx context.Context, p release.Plan, images map[string]release.Image) (map[string]graph.Node, error)
+}
+
+// Inspector writes an SBOM of every cell and of the payload, and reports on every cell.
+type Inspector interface {
+	Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error)
+	// SBOM returns the CycloneDX document of a cell, or of an artifact by its name.
+	SBOM(ctx context.Context, b release.Built, subject string, platform string) ([]byte, error)
+}
+
+// Registry holds the family's repositories.
+type Registry interface {
+	Repository(name string) Repository
+}
+
+// Repository is one member's repository.
+type Repository interface {
+	graph.Store
+	Resolve(ctx context.Context, tag string) (n graph.Node, found bool, err error)
+	ByDigest(ctx context.Context, d digest.Digest) (n graph.Node, found bool, err error)
+	CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error
+	TagImmutable(ctx context.Context, tag string, n graph.Node) (written bool, err error)
+	MoveTag(ctx context.Context, m release.Move) (written bool, err error)
+	Attach(ctx context.Context, subject graph.Node, artifactType string, content []byte, annotations map[string]string) error
+	Referrers(ctx context.Context, subject graph.Node) ([]Referrer, error)
+}
+
+// Referrer is evidence in a registry: what its own manifest says of itself.
+type Referrer struct {
+	Manifest     graph.Node
+	ArtifactType string
+	Annotations  map[string]string
+	Layers       []graph.Node
+}
+
+// Signer signs statements as one identity.
+type Signer interface {
+	Sign(ctx context.Context, st evidence.Statement) (evidence.Bundle, error)
+	Identity() evidence.Identity
+}
+
+// Verifier checks a bundle about a subject against the family's trust and returns what it says.
+// The signer must have worked from the commit; an empty commit accepts any, as for channels
+// documents. It fails with fault.Forged when the bundle does not verify.
+type Verifier interface {
+	Verify(bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error)
+}
+
+// Ledger is the compare-and-swap that commits a channel move.
+type Ledger interface {
+	Head(ctx context.Context) (release.Head, error)
+	Append(ctx context.Context, after release.Head, content []byte, message string) (release.Head, error)
+}
+
+// History is the repository that the release is made from.
+type History interface {
+	Read(ctx context.Context) (release.Source, error)
+	Descends(ctx context.Context, commit, ancestor string) (bool, error)
+}
+
+// Progress receives what happens. Stage and subject identify a line; done ends it.
+type Progress interface {
+	Start(stage, subject string)
+	Note(stage, subject, detail string)
+	Done(stage, subject, detail string)
+}
+
+// Pipeline releases one family. Every field is required.
+type Pipeline struct {
+	Family   *family.Family
+	Layout   Layout
+	Builder  Builder
+	Packer   Packer
+	Inspect  Inspector
+	Registry Registry
+	Signer   func(ctx context.Context) (Signer, error) // asked only when something has to be signed
+	Verifier Verifier
+	Ledger   Ledger
+	History  History
+	Dist     Dist
+	Progress Progress
+	Now      func() time.Time
+}
+
+// Dist keeps a release's files under dist/<commit>/: the build's record and what is written for
+// people.
+type Dist interface {
+	ReadRecord() (release.Record, bool, error)
+	WriteRecord(r release.Record) error
+}

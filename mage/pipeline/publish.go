@@ -1,0 +1,199 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/release"
+)
+
+// Published is a record that is in the registry, with everything it names.
+type Published struct {
+	Record release.Record
+	Node   graph.Node // the record's manifest in the metadata repository
+}
+
+// Candidate is how a channel sees what was published.
+func (p Published) Candidate() release.Candidate {
+	return release.Candidate{Record: p.Record, Digest: p.Node.Digest}
+}
+
+// Adopt finds the record of a source in the registry. A record that is there is what that
+// commit released, on any machine: it is adopted and never rebuilt.
+func (p *Pipeline) Adopt(ctx context.Context, src release.Source) (Published, bool, error) {
+	metadata := p.metadata()
+	node, found, err := metadata.Resolve(ctx, src.Tag())
+	if !found || err != nil {
+		return Published{}, false, err
+	}
+	record, err := ReadRecord(ctx, metadata, node)
+	if err != nil {
+		return Published{}, false, err
+	}
+	if record.Source.Tag() != src.Tag() || record.Family != p.Family.Name {
+		return Published{}, false, fault.New(fault.Forged, "adopting", src.Tag(), "its record speaks of %s %s", record.Family, record.Source.Tag())
+	}
+	record.Source.Ref = src.Ref
+	return Published{Record: record, Node: node}, true, nil
+}
+
+// Publish pushes everything approved by digest, then creates the record: the commit point of
+// publishing. A record that another run created first must be the same, or this one is refused.
+func (p *Pipeline) Publish(ctx context.Context, a release.Approved) (Published, error) {
+	if !a.Valid() {
+		return Published{}, fault.New(fault.Refused, "publishing", p.Family.Name, "no gate approved it")
+	}
+	record := a.Built().Record
+	members := record.Members()
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		p.Progress.Start("publish", name)
+		if err := p.Registry.Repository(name).CopyFrom(ctx, p.Layout, members[name]); err != nil {
+			return Published{}, err
+		}
+		p.Progress.Done("publish", name, members[name].Digest.String())
+	}
+	content, err := record.Encode()
+	if err != nil {
+		return Published{}, err
+	}
+	node, err := pushArtifact(ctx, p.metadata(), release.RecordType, release.RecordType, content)
+	if err != nil {
+		return Published{}, err
+	}
+	if _, err := p.metadata().TagImmutable(ctx, record.Source.Tag(), node); err != nil {
+		return Published{}, err
+	}
+	return Published{Record: record, Node: node}, nil
+}
+
+// NameMembers derives every member's immutable tag from the record.
+func (p *Pipeline) NameMembers(ctx context.Context, pub Published) (written int, err error) {
+	members := pub.Record.Members()
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		wrote, err := p.Registry.Repository(name).TagImmutable(ctx, pub.Record.Source.Tag(), members[name])
+		if err != nil {
+			return written, err
+		}
+		if wrote {
+			written++
+		}
+	}
+	return written, nil
+}
+
+// Restore brings what a record names back into the layout, so that a run on another machine can
+// inspect it again.
+func (p *Pipeline) Restore(ctx context.Context, pub Published, plan release.Plan) (release.Built, error) {
+	for name, node := range pub.Record.Members() {
+		if err := copyGraph(ctx, p.Registry.Repository(name), p.Layout, node); err != nil {
+			return release.Built{}, err
+		}
+	}
+	return release.Built{Plan: plan, Record: pub.Record}, p.Dist.WriteRecord(pub.Record)
+}
+
+func (p *Pipeline) metadata() Repository {
+	return p.Registry.Repository(p.Family.ArtifactOf(family.Metadata))
+}
+
+// pushArtifact puts an OCI artifact with one layer into a store. The same content gives the same
+// manifest: there is no creation time in it.
+func pushArtifact(ctx context.Context, s graph.Store, artifactType, layerType string, content []byte) (graph.Node, error) {
+	layer, err := graph.PushBytes(ctx, s, layerType, content)
+	if err != nil {
+		return graph.Node{}, err
+	}
+	if _, err := graph.PushBytes(ctx, s, ocispec.MediaTypeEmptyJSON, ocispec.DescriptorEmptyJSON.Data); err != nil {
+		return graph.Node{}, err
+	}
+	manifest, err := EncodeArtifact(artifactType, layer)
+	if err != nil {
+		return graph.Node{}, err
+	}
+	node, err := graph.PushBytes(ctx, s, ocispec.MediaTypeImageManifest, manifest)
+	node.ArtifactType = ""
+	return node, err
+}
+
+// EncodeArtifact returns the manifest of an OCI artifact, image-spec v1.1 "Guidelines for
+// Artifact Usage": empty configuration, artifactType, layers.
+func EncodeArtifact(artifactType string, layers ...graph.Node) ([]byte, error) {
+	config := ocispec.DescriptorEmptyJSON
+	config.Data = nil
+	return json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		ArtifactType: artifactType, Config: config, Layers: layers,
+	})
+}
+
+// ReadRecord reads the record that a manifest of the metadata repository holds.
+func ReadRecord(ctx context.Context, s graph.Store, n graph.Node) (release.Record, error) {
+	content, err := artifactContent(ctx, s, n, release.RecordType)
+	if err != nil {
+		return release.Record{}, err
+	}
+	return release.DecodeRecord(content)
+}
+
+// ReadDocument reads the channels document that a manifest of the metadata repository holds.
+func ReadDocument(ctx context.Context, s graph.Store, n graph.Node) (release.Document, error) {
+	artifactType, _ := family.Metadata.Types()
+	content, err := artifactContent(ctx, s, n, artifactType)
+	if err != nil {
+		return release.Document{}, err
+	}
+	return release.DecodeDocument(content)
+}
+
+// artifactContent reads the one layer of an artifact of a known type.
+func artifactContent(ctx context.Context, s graph.Store, n graph.Node, artifactType string) ([]byte, error) {
+	m, err := graph.Manifest(ctx, s, n)
+	if err != nil {
+		return nil, err
+	}
+	if m.ArtifactType != artifactType || len(m.Layers) != 1 {
+		return nil, fault.New(fault.Forged, "reading", n.Digest.String(), "it is %q with %d layers, want %q with one", m.ArtifactType, len(m.Layers), artifactType)
+	}
+	return graph.Fetch(ctx, s, m.Layers[0], graph.MaxManifest)
+}
+
+// copyGraph copies a node and all it reaches, children first.
+func copyGraph(ctx context.Context, src, dst graph.Store, n graph.Node) error {
+	children, err := graph.Children(ctx, src, n)
+	if err != nil {
+		return err
+	}
+	for _, child := range children {
+		if err := copyGraph(ctx, src, dst, child); err != nil {
+			return err
+		}
+	}
+	there, err := dst.Exists(ctx, n)
+	if err != nil || there {
+		return err
+	}
+	content, err := src.Fetch(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	if err := dst.Push(ctx, n, content); err != nil {
+		return fmt.Errorf("copying %s: %w", n.Digest, err)
+	}
+	return nil
+}
+
+// decode reads JSON that this library wrote and signed.
+func decode(content []byte, into any) error {
+	return json.NewDecoder(bytes.NewReader(content)).Decode(into)
+}

@@ -1,0 +1,250 @@
+package release_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/release"
+)
+
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func record() release.Record {
+	node := func(s string) graph.Node { return graph.NewNode("application/octet-stream", []byte(s)) }
+	image := func(s string) release.Image {
+		return release.Image{Index: node(s), Platforms: map[string]graph.Node{"linux/amd64": node(s + "/amd64")}}
+	}
+	return release.Record{
+		Schema: 1, Family: "tiny", Source: release.Source{Commit: strings.Repeat("a", 40), Epoch: now},
+		Images:    map[string]release.Image{"tiny-base": image("base"), "tiny": image("app")},
+		Artifacts: map[string]graph.Node{"tiny-payload": node("payload")},
+		Materials: []evidence.Material{{Name: "os-base", URI: "oci:os", Digest: map[string]string{"sha256": "00"}}},
+		Tools:     map[string]string{"buildkit": "1"},
+	}
+}
+
+func tiny() *family.Family {
+	return &family.Family{
+		Name:      "tiny",
+		Images:    map[string]family.Image{"tiny-base": {}, "tiny": {From: "tiny-base"}},
+		Artifacts: map[string]family.Artifact{"tiny-payload": {Kind: family.Payload}, "tiny-metadata": {Kind: family.Metadata}},
+	}
+}
+
+func reports(r release.Record) []evidence.Report {
+	var out []evidence.Report
+	for _, c := range r.Cells() {
+		n, _ := r.Digest(c)
+		out = append(out, evidence.Report{Cell: c, Digest: n.Digest, Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, SBOM: digest.FromString("sbom")})
+	}
+	return out
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	content, err := record().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := release.DecodeRecord(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(record(), got); diff != "" {
+		t.Errorf("the record changed on its way (-want +got):\n%s", diff)
+	}
+}
+
+func TestGateApprovesWhatIsCompleteAndClean(t *testing.T) {
+	r := record()
+	approved, err := release.Gate{Channel: "dev"}.Approve(release.Evidenced{Built: release.Built{Record: r}, Reports: reports(r)}, now)
+	if err != nil || !approved.Valid() {
+		t.Errorf("Approve() = %v, %v", approved.Valid(), err)
+	}
+	if (release.Approved{}).Valid() {
+		t.Error("an empty Approved is valid")
+	}
+}
+
+func TestGateRefuses(t *testing.T) {
+	prod := family.Channel{Gate: family.Gate{Severities: []string{"CRITICAL"}}}
+	vulnerability := evidence.Finding{Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "CRITICAL", FixedIn: "2"}
+	for name, spoil := range map[string]func(*release.Record, *[]evidence.Report){
+		"F7 a cell that was not inspected":       func(_ *release.Record, r *[]evidence.Report) { *r = (*r)[1:] },
+		"F7 a report about another digest":       func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Digest = digest.FromString("x") },
+		"F7 two reports of one cell":             func(_ *release.Record, r *[]evidence.Report) { *r = append(*r, (*r)[0]) },
+		"F7 a report of a cell nobody built":     func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Cell.Platform = "linux/s390x" },
+		"a report that is silent about secrets":  func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Secrets = "" },
+		"a report that is silent about vulns":    func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Vulnerabilities = "" },
+		"F6 vulnerabilities that nobody scanned": func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Vulnerabilities = evidence.NotScanned },
+		"a cell without an SBOM":                 func(_ *release.Record, r *[]evidence.Report) { (*r)[0].SBOM = "" },
+		"a failed smoke test":                    func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Smoke = []evidence.SmokeResult{{Name: "x"}} },
+		"F3 a secret": func(_ *release.Record, r *[]evidence.Report) {
+			(*r)[0].Findings = []evidence.Finding{{Kind: evidence.Secret, ID: "aws"}}
+		},
+		"a critical vulnerability with a fix": func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Findings = []evidence.Finding{vulnerability} },
+		"a finding of an unknown kind":        func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Findings = []evidence.Finding{{Kind: "new"}} },
+		"a dirty work tree":                   func(r *release.Record, _ *[]evidence.Report) { r.Source.Dirty = "deadbeef" },
+		"a base from a mirror":                func(r *release.Record, _ *[]evidence.Report) { r.LocalBase = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := record()
+			reps := reports(r)
+			spoil(&r, &reps)
+			approved, err := release.Gate{Channel: "prod", Rules: prod}.Approve(release.Evidenced{Built: release.Built{Record: r}, Reports: reps}, now)
+			var list *release.Refusals
+			if !errors.Is(err, fault.Refused) || !errors.As(err, &list) || approved.Valid() {
+				t.Errorf("Approve() = %v, %v, want a refusal", approved.Valid(), err)
+			}
+		})
+	}
+}
+
+func TestF8AWaiverHoldsUntilItExpires(t *testing.T) {
+	r := record()
+	reps := reports(r)
+	reps[0].Findings = []evidence.Finding{{Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "CRITICAL", FixedIn: "2"}}
+	rules := family.Channel{Gate: family.Gate{Severities: []string{"CRITICAL"}, Waivers: []family.Waiver{{ID: "CVE-1", Reason: "not reachable", Expires: now.Add(time.Hour)}}}}
+	gate := release.Gate{Channel: "prod", Rules: rules}
+	set := release.Evidenced{Built: release.Built{Record: r}, Reports: reps}
+	if _, err := gate.Approve(set, now); err != nil {
+		t.Errorf("before it expires: %v", err)
+	}
+	if _, err := gate.Approve(set, now.Add(2*time.Hour)); err == nil {
+		t.Error("after it expired the gate approved")
+	}
+}
+
+func TestPlanMove(t *testing.T) {
+	candidate := release.Candidate{Record: record(), Digest: digest.FromString("record 1")}
+	moved := release.Moved{By: "someone", At: now}
+	first, did, err := release.PlanMove(release.Document{}, "", "tiny", "dev", candidate, moved)
+	if err != nil || !did || first.Generation != 1 || first.Previous != "" {
+		t.Fatalf("the first move = %+v, %v, %v", first, did, err)
+	}
+	if _, did, err = release.PlanMove(first, digest.FromString("1"), "tiny", "dev", candidate, moved); did || err != nil {
+		t.Errorf("moving to what is served = %v, %v, want a no-op", did, err)
+	}
+	candidate.Digest = digest.FromString("record 2")
+	second, did, err := release.PlanMove(first, digest.FromString("1"), "tiny", "nightly", candidate, moved)
+	if err != nil || !did || second.Generation != 2 || second.Channels["dev"].Generation != 1 || len(first.Channels) != 1 {
+		t.Errorf("another channel = %+v, %v, %v; the document before has %d channels", second, did, err, len(first.Channels))
+	}
+	held := first
+	state := held.Channels["dev"]
+	state.Hold = "incident 7"
+	held.Channels["dev"] = state
+	if _, _, err = release.PlanMove(held, "", "tiny", "dev", candidate, moved); !errors.Is(err, fault.Conflict) {
+		t.Errorf("a held channel moved: %v", err)
+	}
+}
+
+func TestE3DecodeDocumentRefuses(t *testing.T) {
+	d, _, err := release.PlanMove(release.Document{}, "", "tiny", "dev", release.Candidate{Record: record(), Digest: digest.FromString("r")}, release.Moved{At: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := d.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := release.DecodeDocument(good); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string][2]string{
+		"another schema":            {`"schema": 1`, `"schema": 2`},
+		"a generation too big":      {`"generation": 1,`, `"generation": 18446744073709551616,`},
+		"generation zero":           {`"generation": 1,`, `"generation": 0,`},
+		"an unknown field":          {`"family"`, `"fmaily"`},
+		"a duplicate key":           {`"schema": 1,`, `"schema": 1, "schema": 1,`},
+		"a commit that is not one":  {strings.Repeat("a", 40), "main"},
+		"a record that is a tag":    {digest.FromString("r").String(), "dev"},
+		"a previous in the first":   {`"previous": ""`, `"previous": "sha256:00"`},
+		"a channel from the future": {"\"dev\": {\n      \"generation\": 1", "\"dev\": {\n      \"generation\": 9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := strings.Replace(string(good), change[0], change[1], 1)
+			if bad == string(good) {
+				t.Fatal("the case does not change anything")
+			}
+			if _, err := release.DecodeDocument([]byte(bad)); !errors.Is(err, fault.Forged) {
+				t.Errorf("DecodeDocument() = %v, want forged", err)
+			}
+		})
+	}
+}
+
+func TestClaimsCoverEveryDigestOfARecord(t *testing.T) {
+	r := record()
+	node := graph.NewNode("application/octet-stream", []byte("record"))
+	claimed := map[digest.Digest]int{}
+	for _, c := range release.Claims(tiny(), r, node) {
+		claimed[c.Subject.Digest]++
+	}
+	for name, n := range r.Members() {
+		if claimed[n.Digest] < 2 {
+			t.Errorf("%s has %d claims, want signature and provenance at least", name, claimed[n.Digest])
+		}
+	}
+	for _, c := range r.Cells() {
+		n, _ := r.Digest(c)
+		if claimed[n.Digest] != 4 {
+			t.Errorf("%s has %d claims, want 4", c, claimed[n.Digest])
+		}
+	}
+	if claimed[node.Digest] != 1 {
+		t.Errorf("the record has %d claims, want its signature", claimed[node.Digest])
+	}
+}
+
+func FuzzDecodeDocument(f *testing.F) {
+	f.Add([]byte(`{"schema":1,"generation":1}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		d, err := release.DecodeDocument(content)
+		if err == nil && d.Generation == 0 {
+			t.Errorf("accepted generation zero")
+		}
+	})
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	content, _ := record().Encode()
+	f.Add(content)
+	f.Fuzz(func(t *testing.T, content []byte) {
+		r, err := release.DecodeRecord(content)
+		if err == nil && len(r.Images) == 0 {
+			t.Errorf("accepted a record of nothing")
+		}
+	})
+}
+
+func ExampleSource_Tag() {
+	src := release.Source{Commit: strings.Repeat("4", 40)}
+	fmt.Println(src.Tag())
+	src.Dirty = "c0ffee00"
+	fmt.Println(src.Tag())
+	// Output:
+	// sha-4444444444444444444444444444444444444444
+	// sha-4444444444444444444444444444444444444444-dirty-c0ffee00
+}
+
+func ExampleProfile() {
+	images := map[string]release.Image{"tiny-base": {Index: graph.NewNode("", []byte("base"))}}
+	fmt.Print(string(release.Profile("localhost:5555/tiny", "tiny", release.Source{Commit: strings.Repeat("4", 40)}, images)))
+	// Output:
+	// CONTAINAI_COMMIT=4444444444444444444444444444444444444444
+	// CONTAINAI_FAMILY=tiny
+	// CONTAINAI_OWNER=tiny
+	// CONTAINAI_REGISTRY=localhost:5555
+	// CONTAINAI_TAG=sha-4444444444444444444444444444444444444444
+	// TINY_BASE_DIGEST=sha256:cae662172fd450bb0cd710a769079c05bfc5d8e35efa6576edc7d0377afdd4a2
+}

@@ -1,0 +1,211 @@
+// Package report shows a release to people and scripts: one model, three faces.
+//
+// A [Model] is made once at the end of a command; [Model.JSON], [Model.Markdown] and [Model.HTML]
+// print it. Invariant: the three say the same, a cell that was not scanned is never shown as
+// clean, and every text that came from outside is escaped for the face it appears on.
+package report
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/release"
+)
+
+// Model is what a release did and what it holds.
+type Model struct {
+	Family     string            `json:"family"`
+	Tag        string            `json:"tag"`
+	Commit     string            `json:"commit"`
+	Channel    string            `json:"channel,omitempty"`
+	Registry   string            `json:"registry"` // host[:port]/owner
+	Reached    string            `json:"reached"`  // the last stage that was completed
+	Unchanged  bool              `json:"unchanged"`
+	Adopted    bool              `json:"adopted"`
+	Generation uint64            `json:"generation,omitempty"`
+	Tagged     int               `json:"tagged"`
+	Attested   int               `json:"attested"`
+	Moves      []string          `json:"moves"`
+	Members    []Member          `json:"members"`
+	Cells      []Cell            `json:"cells"`
+	Materials  map[string]string `json:"materials"` // name → URI and digest
+	Tools      map[string]string `json:"tools"`
+	Requests   Requests          `json:"requests"`
+	Seconds    float64           `json:"seconds"`
+}
+
+// Requests counts what was asked of the registry.
+type Requests struct {
+	Reads  int64 `json:"reads"`
+	Writes int64 `json:"writes"`
+}
+
+// Member is one image or artifact of the release.
+type Member struct {
+	Name   string        `json:"name"`
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size,omitempty"` // bytes of all layers on all platforms, as transferred
+}
+
+// Cell is the inspection of one image on one platform, in short.
+type Cell struct {
+	Image      string             `json:"image"`
+	Platform   string             `json:"platform"`
+	Packages   int                `json:"packages"`
+	Secrets    string             `json:"secrets"`         // "none", "NOT SCANNED" or a count
+	Vulns      string             `json:"vulnerabilities"` // by severity, "none" or "NOT SCANNED: why"
+	Smoke      string             `json:"smoke"`
+	NotScanned bool               `json:"notScanned"`
+	Findings   []evidence.Finding `json:"findings"`
+}
+
+// New makes the model of a record and its reports; the caller adds what the run did.
+func New(r release.Record, reports []evidence.Report) Model {
+	m := Model{Family: r.Family, Tag: r.Source.Tag(), Commit: r.Source.Commit, Tools: map[string]string{}, Materials: map[string]string{}, Moves: []string{}, Cells: []Cell{}}
+	maps.Copy(m.Tools, r.Tools)
+	members := r.Members()
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		m.Members = append(m.Members, Member{Name: name, Digest: members[name].Digest})
+	}
+	for _, material := range r.Materials {
+		m.Materials[material.Name] = material.URI
+	}
+	for _, report := range reports {
+		for name, version := range report.Tools {
+			m.Tools[name] = version
+		}
+		m.Cells = append(m.Cells, newCell(report))
+	}
+	return m
+}
+
+func newCell(r evidence.Report) Cell {
+	c := Cell{Image: r.Cell.Image, Platform: r.Cell.Platform, Packages: r.Packages, Findings: r.Findings}
+	c.Secrets = count(r, evidence.Secret, r.Secrets)
+	c.Vulns = count(r, evidence.Vulnerability, r.Vulnerabilities)
+	if r.Vulnerabilities != evidence.Scanned {
+		c.NotScanned = true
+		c.Vulns = "NOT SCANNED: " + r.Reason
+	}
+	passed := 0
+	for _, s := range r.Smoke {
+		if s.Passed {
+			passed++
+		}
+	}
+	c.Smoke = fmt.Sprintf("%d of %d", passed, len(r.Smoke))
+	return c
+}
+
+// count prints findings of a kind by severity, worst first.
+func count(r evidence.Report, kind evidence.FindingKind, coverage evidence.Coverage) string {
+	if coverage != evidence.Scanned {
+		return "NOT SCANNED"
+	}
+	bySeverity := map[string]int{}
+	for _, f := range r.Findings {
+		if f.Kind == kind {
+			bySeverity[f.Severity]++
+		}
+	}
+	var parts []string
+	for _, severity := range []string{"CRITICAL", "HIGH", "MEDIUM", "LOW", "UNKNOWN"} {
+		if n := bySeverity[severity]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, strings.ToLower(severity)))
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Headline says in one sentence what happened.
+func (m Model) Headline() string {
+	switch {
+	case m.Unchanged:
+		return fmt.Sprintf("%s serves %s already: nothing to do, nothing written.", m.Channel, short(m.Tag))
+	case m.Reached == "promote":
+		return fmt.Sprintf("%s serves %s since generation %d.", m.Channel, short(m.Tag), m.Generation)
+	case m.Reached == "":
+		return fmt.Sprintf("%s was not built.", short(m.Tag))
+	}
+	return fmt.Sprintf("%s got as far as %s; nothing was promoted.", short(m.Tag), m.Reached)
+}
+
+// short cuts the commit in an immutable tag to the twelve digits people compare.
+func short(tag string) string {
+	rest, ok := strings.CutPrefix(tag, "sha-")
+	if !ok || len(rest) < 40 {
+		return tag
+	}
+	return "sha-" + rest[:12] + rest[40:]
+}
+
+// NotScanned returns how many cells' vulnerabilities were not scanned.
+func (m Model) NotScanned() int {
+	n := 0
+	for _, c := range m.Cells {
+		if c.NotScanned {
+			n++
+		}
+	}
+	return n
+}
+
+// Duration is the run's wall time, rounded for people.
+func (m Model) Duration() time.Duration {
+	return time.Duration(m.Seconds * float64(time.Second)).Round(100 * time.Millisecond)
+}
+
+// JSON returns the model as one document.
+func (m Model) JSON() ([]byte, error) {
+	content, err := json.MarshalIndent(m, "", "  ")
+	return append(content, '\n'), err
+}
+
+// Markdown returns summary.md; escape makes text from outside safe for Markdown.
+func (m Model) Markdown(escape func(string) string) []byte {
+	var out bytes.Buffer
+	line := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
+	line("# %s %s\n\n%s\n", escape(m.Family), short(m.Tag), escape(m.Headline()))
+	line("| member | digest |\n|---|---|")
+	for _, member := range m.Members {
+		line("| %s | `%s` |", escape(member.Name), member.Digest)
+	}
+	if len(m.Cells) > 0 {
+		line("\n| image | platform | packages | secrets | vulnerabilities | smoke tests |\n|---|---|---|---|---|---|")
+		for _, c := range m.Cells {
+			line("| %s | %s | %d | %s | %s | %s |", escape(c.Image), escape(c.Platform), c.Packages, escape(c.Secrets), escape(c.Vulns), c.Smoke)
+		}
+	}
+	if n := m.NotScanned(); n > 0 {
+		line("\n**%d of %d cells: vulnerabilities NOT SCANNED.** They are not known to be clean.", n, len(m.Cells))
+	}
+	line("\nRegistry `%s`: %d reads, %d writes in %s.", escape(m.Registry), m.Requests.Reads, m.Requests.Writes, m.Duration())
+	return out.Bytes()
+}
+
+//go:embed page.html
+var page string
+
+// HTML returns report.html: one self-contained page, no script, nothing loaded from elsewhere.
+func (m Model) HTML() ([]byte, error) {
+	t, err := template.New("page").Funcs(template.FuncMap{"short": short}).Parse(page)
+	if err != nil {
+		return nil, fmt.Errorf("parsing page: %w", err)
+	}
+	var out bytes.Buffer
+	err = t.Execute(&out, m)
+	return out.Bytes(), err
+}
