@@ -2,6 +2,8 @@ module github.com/containai/containai
 
 go 1.26.3
 
+tool github.com/magefile/mage
+
 require (
 	github.com/anchore/syft v1.52.0
 	github.com/aquasecurity/trivy v0.73.0

@@ -76,7 +76,7 @@ func (p *Pipeline) Evidence(ctx context.Context, b release.Built) (release.Evide
 			return release.Evidenced{}, err
 		}
 	}
-	return release.Evidenced{Built: b, Reports: reports}, nil
+	return release.Evidenced{Built: b, Reports: reports}, p.Dist.WriteReports(reports)
 }
 
 func (p *Pipeline) smoke(ctx context.Context, b release.Built, c evidence.Cell) ([]evidence.SmokeResult, error) {

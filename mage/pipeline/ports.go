@@ -133,4 +133,5 @@ type Pipeline struct {
 type Dist interface {
 	ReadRecord() (release.Record, bool, error)
 	WriteRecord(r release.Record) error
+	WriteReports(reports []evidence.Report) error
 }

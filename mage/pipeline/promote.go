@@ -23,12 +23,14 @@ type Outcome struct {
 	Entry      release.Entry
 	Moves      []release.Move // tags that were moved
 	Moved      bool           // false: the channel served this release already
+	Reports    []evidence.Report
 }
 
 // Promote moves a channel to what was published, as one thing: preconditions, the signed
 // document, the ledger entry (the commit), the tags, and a second look.
 func (p *Pipeline) Promote(ctx context.Context, pub Published, channel string, m release.Moved) (Outcome, error) {
-	if err := p.admit(ctx, pub, channel); err != nil {
+	reports, err := p.admit(ctx, pub, channel)
+	if err != nil {
 		return Outcome{}, err
 	}
 	head, err := p.Ledger.Head(ctx)
@@ -51,32 +53,33 @@ func (p *Pipeline) Promote(ctx context.Context, pub Published, channel string, m
 	if err != nil {
 		return Outcome{}, err
 	}
-	return Outcome{Channel: channel, Generation: head.Document.Generation, Entry: head.Document.Entry(channel), Moves: moves, Moved: moved}, nil
+	return Outcome{Channel: channel, Generation: head.Document.Generation, Entry: head.Document.Entry(channel), Moves: moves, Moved: moved, Reports: reports}, nil
 }
 
 // admit checks what must be true before a channel may name a record: it is complete in the
-// registry, all of its evidence verifies, and the channel's gate accepts what the evidence says.
-func (p *Pipeline) admit(ctx context.Context, pub Published, channel string) error {
+// registry, all of its evidence verifies, and the channel's gate accepts the attested reports,
+// which it returns.
+func (p *Pipeline) admit(ctx context.Context, pub Published, channel string) ([]evidence.Report, error) {
 	for name, node := range pub.Record.Members() {
 		if err := complete(ctx, p.Registry.Repository(name), node); err != nil {
-			return fault.Wrap(err, fault.Refused, "admitting", name)
+			return nil, fault.Wrap(err, fault.Refused, "admitting", name)
 		}
 	}
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
 	found, err := Collect(ctx, p.Registry, p.Verifier, claims, pub.Record.Source.Commit, p.refused)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if missing := found.Missing(claims); len(missing) > 0 {
 		c := missing[0]
-		return fault.New(fault.Unverified, "admitting", c.Member, "%d statements are missing, the first is %s of %s", len(missing), c.Predicate, c.Subject.Digest)
+		return nil, fault.New(fault.Unverified, "admitting", c.Member, "%d statements are missing, the first is %s of %s", len(missing), c.Predicate, c.Subject.Digest)
 	}
 	reports, err := found.Reports(claims)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = p.Approve(release.Evidenced{Built: release.Built{Record: pub.Record}, Reports: reports}, channel)
-	return err
+	return reports, err
 }
 
 // forwards refuses a commit that does not descend from what the channel serves.
@@ -147,6 +150,19 @@ func (p *Pipeline) Reconcile(ctx context.Context, head release.Head) ([]release.
 	return plainMoves(moves), nil
 }
 
+// PlanReconcile returns the moves that Reconcile would make, and makes none.
+func (p *Pipeline) PlanReconcile(ctx context.Context, head release.Head) ([]release.Move, error) {
+	if head.ID == "" {
+		return nil, nil
+	}
+	document, err := documentNode(head.Content)
+	if err != nil {
+		return nil, err
+	}
+	moves, err := p.planTags(ctx, head.Document, document)
+	return plainMoves(moves), err
+}
+
 type memberMove struct {
 	release.Move
 	member, tag string
@@ -197,17 +213,26 @@ func (p *Pipeline) planTags(ctx context.Context, d release.Document, document gr
 
 // pushDocument puts a document's manifest into the metadata repository unless it is there.
 func (p *Pipeline) pushDocument(ctx context.Context, content []byte) (graph.Node, error) {
-	artifactType, layerType := family.Metadata.Types()
-	manifest, err := EncodeArtifact(artifactType, graph.NewNode(layerType, content))
+	node, err := documentNode(content)
 	if err != nil {
 		return graph.Node{}, err
 	}
-	node := graph.NewNode(ocispec.MediaTypeImageManifest, manifest)
 	there, err := p.metadata().Exists(ctx, node)
 	if err != nil || there {
 		return node, err
 	}
-	return pushArtifact(ctx, p.metadata(), artifactType, layerType, content)
+	artifactType, layerType := family.Metadata.Types()
+	return pushArtifact(ctx, p.metadata(), artifactType, newLayer(layerType, content, documentFile), content)
+}
+
+// documentFile is the name that clients give a channels document when they pull it.
+const documentFile = "channels.json"
+
+// documentNode returns the manifest that a document's bytes have.
+func documentNode(content []byte) (graph.Node, error) {
+	artifactType, layerType := family.Metadata.Types()
+	manifest, err := encodeArtifact(artifactType, newLayer(layerType, content, documentFile))
+	return graph.NewNode(ocispec.MediaTypeImageManifest, manifest), err
 }
 
 // node finds the descriptor of a digest that a record or a document names.

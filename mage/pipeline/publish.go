@@ -66,7 +66,7 @@ func (p *Pipeline) Publish(ctx context.Context, a release.Approved) (Published, 
 	if err != nil {
 		return Published{}, err
 	}
-	node, err := pushArtifact(ctx, p.metadata(), release.RecordType, release.RecordType, content)
+	node, err := pushArtifact(ctx, p.metadata(), release.RecordType, newLayer(release.RecordType, content, "record.json"), content)
 	if err != nil {
 		return Published{}, err
 	}
@@ -106,34 +106,52 @@ func (p *Pipeline) metadata() Repository {
 	return p.Registry.Repository(p.Family.ArtifactOf(family.Metadata))
 }
 
-// pushArtifact puts an OCI artifact with one layer into a store. The same content gives the same
-// manifest: there is no creation time in it.
-func pushArtifact(ctx context.Context, s graph.Store, artifactType, layerType string, content []byte) (graph.Node, error) {
-	layer, err := graph.PushBytes(ctx, s, layerType, content)
-	if err != nil {
-		return graph.Node{}, err
-	}
+// PushManifest puts the manifest of an artifact over a layer that is in the store already. The
+// same layer gives the same manifest: there is no creation time in it.
+func PushManifest(ctx context.Context, s graph.Store, artifactType string, layer graph.Node) (graph.Node, error) {
 	if _, err := graph.PushBytes(ctx, s, ocispec.MediaTypeEmptyJSON, ocispec.DescriptorEmptyJSON.Data); err != nil {
 		return graph.Node{}, err
 	}
-	manifest, err := EncodeArtifact(artifactType, layer)
+	manifest, err := encodeArtifact(artifactType, layer)
 	if err != nil {
 		return graph.Node{}, err
 	}
-	node, err := graph.PushBytes(ctx, s, ocispec.MediaTypeImageManifest, manifest)
-	node.ArtifactType = ""
-	return node, err
+	return graph.PushBytes(ctx, s, ocispec.MediaTypeImageManifest, manifest)
 }
 
-// EncodeArtifact returns the manifest of an OCI artifact, image-spec v1.1 "Guidelines for
+func pushArtifact(ctx context.Context, s graph.Store, artifactType string, layer graph.Node, content []byte) (graph.Node, error) {
+	if _, err := graph.PushBytes(ctx, s, layer.MediaType, content); err != nil {
+		return graph.Node{}, err
+	}
+	return PushManifest(ctx, s, artifactType, layer)
+}
+
+// newLayer describes content under the file name that clients give it when they pull it.
+func newLayer(mediaType string, content []byte, title string) graph.Node {
+	layer := graph.NewNode(mediaType, content)
+	layer.Annotations = map[string]string{ocispec.AnnotationTitle: title}
+	return layer
+}
+
+// encodeArtifact returns the manifest of an OCI artifact, image-spec v1.1 "Guidelines for
 // Artifact Usage": empty configuration, artifactType, layers.
-func EncodeArtifact(artifactType string, layers ...graph.Node) ([]byte, error) {
+func encodeArtifact(artifactType string, layers ...graph.Node) ([]byte, error) {
 	config := ocispec.DescriptorEmptyJSON
 	config.Data = nil
 	return json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		ArtifactType: artifactType, Config: config, Layers: layers,
 	})
+}
+
+// RecordNode returns the manifest that a record has in the metadata repository.
+func RecordNode(r release.Record) (graph.Node, error) {
+	content, err := r.Encode()
+	if err != nil {
+		return graph.Node{}, err
+	}
+	manifest, err := encodeArtifact(release.RecordType, newLayer(release.RecordType, content, "record.json"))
+	return graph.NewNode(ocispec.MediaTypeImageManifest, manifest), err
 }
 
 // ReadRecord reads the record that a manifest of the metadata repository holds.

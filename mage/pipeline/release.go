@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
 )
@@ -27,6 +28,7 @@ type Result struct {
 	Tagged   int  // immutable tags created
 	Attested int  // statements signed and attached
 	Reached  Stage
+	Reports  []evidence.Report // of every cell, when they were inspected or verified
 	Outcome  Outcome
 }
 
@@ -52,7 +54,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, channel strin
 	}
 	if !adopted {
 		approved, stage, err := p.approveBuilt(ctx, plan, channel, until)
-		result.Reached, result.Record = stage, approved.Built().Record
+		result.Reached, result.Record, result.Reports = stage, approved.Built().Record, approved.Reports()
 		if err != nil || stage == until {
 			return result, err
 		}
@@ -75,8 +77,11 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, channel strin
 		return result, nil
 	}
 	result.Outcome, err = p.Promote(ctx, pub, channel, m)
-	result.Reached = UntilPromote
-	return result, err
+	if err != nil {
+		return result, err
+	}
+	result.Reached, result.Reports = UntilPromote, result.Outcome.Reports
+	return result, nil
 }
 
 // approveBuilt builds, inspects and asks the gate; nothing has been written to a registry when

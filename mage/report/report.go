@@ -46,8 +46,8 @@ type Model struct {
 
 // Requests counts what was asked of the registry.
 type Requests struct {
-	Reads  int64 `json:"reads"`
-	Writes int64 `json:"writes"`
+	Reads  int `json:"reads"`
+	Writes int `json:"writes"`
 }
 
 // Member is one image or artifact of the release.

@@ -32,6 +32,9 @@ type Command struct {
 	Env   []string // KEY=value, added to Base
 	Stdin io.Reader
 	Lines func(line string) // receives each line of standard error, and of standard output in Run; may be nil
+
+	Bare      bool // the child sees Env alone, nothing of Base
+	NoNetwork bool // the child has a network namespace without interfaces; starting fails where the kernel refuses one
 }
 
 // allowed are the variables a child may inherit: where things are, never who we are.
@@ -116,11 +119,28 @@ func prepare(ctx context.Context, c Command) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, path, c.Args...)
 	cmd.Dir, cmd.Stdin = c.Dir, c.Stdin
-	cmd.Env = append(Base(), c.Env...)
+	cmd.Env = append([]string{}, c.Env...)
+	if !c.Bare {
+		cmd.Env = append(Base(), c.Env...)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if c.NoNetwork {
+		unshareNetwork(cmd.SysProcAttr)
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 	return cmd, nil
+}
+
+// unshareNetwork gives a child a network namespace of its own. Who is not root needs a user
+// namespace for that, in which the child keeps its own user and group.
+func unshareNetwork(attr *syscall.SysProcAttr) {
+	attr.Cloneflags |= syscall.CLONE_NEWNET
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+	}
 }
 
 // ExitError is a program that failed, with the last lines it printed.

@@ -1,0 +1,221 @@
+//go:build goexperiment.jsonv2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/aquasecurity/trivy/pkg/fanal/secret"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/inspect"
+)
+
+// target is a cell or a directory: layers, documents, and a way to make its SBOM.
+type target struct {
+	cell      evidence.Cell
+	digest    digest.Digest
+	layers    []digest.Digest
+	documents map[string][]byte
+	bom       func(ctx context.Context) (bom, error)
+}
+
+// inspectAll makes the evidence of every target of a job.
+func inspectAll(ctx context.Context, job inspect.Job, tools map[string]string, events *eventWriter) (err error) {
+	db, err := openDatabase(job)
+	if err != nil {
+		return err
+	}
+	defer db.close()
+	targets, blobs, err := openTargets(ctx, job, events)
+	if err != nil {
+		return err
+	}
+	found, err := analyseLayers(ctx, job, tools[inspect.ToolTrivy], blobs)
+	if err != nil {
+		return err
+	}
+	defer found.close()
+
+	reports := make([]evidence.Report, len(targets))
+	detections := make([]detection, len(targets))
+	scanner := secret.NewScanner(nil)
+	for i, t := range targets {
+		if reports[i], detections[i], err = scan(ctx, t, found, db, scanner); err != nil {
+			return fault.Wrap(err, fault.Refused, "scanning", t.cell.String())
+		}
+		reports[i].Tools = tools
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel(job))
+	for i, t := range targets {
+		group.Go(func() error {
+			done := events.cell(t.cell)
+			if err := finish(ctx, job, t, detections[i], reports[i]); err != nil {
+				return err
+			}
+			done()
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// openTargets checks the cells' blobs and packs the directories.
+func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]target, []*blobLayer, error) {
+	images, err := openImages(ctx, job)
+	if err != nil {
+		return nil, nil, err
+	}
+	var targets []target
+	var blobs []*blobLayer
+	for _, img := range images {
+		t := target{cell: img.cell.Cell, digest: img.cell.Digest, documents: img.documents}
+		t.bom = func(ctx context.Context) (bom, error) { return imageBOM(ctx, job, img.cell) }
+		for _, layer := range img.manifest.Layers {
+			t.layers = append(t.layers, layer.Digest)
+			blobs = append(blobs, &blobLayer{blobStore(job.Layout).path(layer.Digest), layer.Digest, layer.MediaType, events})
+		}
+		targets = append(targets, t)
+	}
+	for i, d := range job.Directories {
+		tree, err := packDirectory(d, i, events)
+		if err != nil {
+			return nil, nil, err
+		}
+		t := target{cell: d.Cell(), digest: tree.digest, layers: []digest.Digest{tree.digest}}
+		t.bom = func(ctx context.Context) (bom, error) { return directoryBOM(ctx, job, d, tree.digest) }
+		targets, blobs = append(targets, t), append(blobs, tree)
+	}
+	return targets, blobs, nil
+}
+
+// packDirectory makes a directory a layer, so that it is scanned like one.
+func packDirectory(d inspect.Directory, i int, events *eventWriter) (*blobLayer, error) {
+	file, err := os.CreateTemp("", "tree-*.tar")
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	hash := digest.SHA256.Digester()
+	if err := inspect.PackTree(io.MultiWriter(file, hash.Hash()), d.Path); err != nil {
+		return nil, err
+	}
+	return &blobLayer{file.Name(), hash.Digest(), ocispec.MediaTypeImageLayer, events}, file.Close()
+}
+
+// scan collects what Trivy says about a target.
+func scan(ctx context.Context, t target, found *layers, db database, scanner secret.Scanner) (evidence.Report, detection, error) {
+	keys, blobs, err := found.of(ctx, t.layers)
+	if err != nil {
+		return evidence.Report{}, detection{}, err
+	}
+	vulnerabilities, err := db.detect(ctx, found, keys)
+	if err != nil {
+		return evidence.Report{}, detection{}, err
+	}
+	findings := append(layerSecrets(t.layers, blobs), vulnerabilities.findings...)
+	for name, content := range t.documents {
+		more, err := documentSecrets(scanner, name, content)
+		if err != nil {
+			return evidence.Report{}, detection{}, err
+		}
+		findings = append(findings, more...)
+	}
+	slices.SortFunc(findings, inspect.CompareFindings)
+	everPackaged := slices.ContainsFunc(blobs, hasOSPackages)
+	if everPackaged && vulnerabilities.osPackages == 0 {
+		return evidence.Report{}, detection{}, fault.New(fault.Refused, "merging", "layers", "a later layer removes the package database, so nobody can say what is installed")
+	}
+	return evidence.Report{
+		Cell:            t.cell,
+		Digest:          t.digest,
+		Secrets:         evidence.Scanned,
+		Vulnerabilities: vulnerabilities.coverage,
+		Reason:          vulnerabilities.reason,
+		Database:        db.version,
+		Smoke:           []evidence.SmokeResult{},
+		Findings:        slices.Compact(append([]evidence.Finding{}, findings...)),
+	}, vulnerabilities, nil
+}
+
+// finish makes the SBOM of a target, compares it with what Trivy saw and writes the evidence.
+func finish(ctx context.Context, job inspect.Job, t target, seen detection, report evidence.Report) error {
+	made, err := t.bom(ctx)
+	if err != nil {
+		return err
+	}
+	if err := agree(made, seen); err != nil {
+		return fault.Wrap(err, fault.Refused, "cataloging", t.cell.String())
+	}
+	if made.java > 0 && report.Vulnerabilities == evidence.Scanned {
+		report.Vulnerabilities = evidence.NotScanned
+		report.Reason = "it has Java archives, which need a database of their own"
+	}
+	report.Packages, report.SBOM = made.packages, digest.FromBytes(made.content)
+	content, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	dir := job.Dir(t.cell)
+	if err := writeFile(dir, inspect.SBOMFile, made.content); err != nil {
+		return err
+	}
+	return writeFile(dir, inspect.ReportFile, append(content, '\n'))
+}
+
+// agree refuses a catalog that is empty where packages must be, or that only one scanner sees.
+func agree(made bom, seen detection) error {
+	const op = "comparing scanners"
+	switch {
+	case len(made.databases) > 0 && made.osPackages == 0:
+		return fault.New(fault.Refused, op, made.databases[0], "there is a package database and no package in the SBOM")
+	case made.osPackages > 0 && seen.osPackages == 0:
+		return fault.New(fault.Refused, op, "packages", "Syft sees %d packages of the operating system, Trivy none", made.osPackages)
+	case made.osPackages == 0 && seen.osPackages > 0:
+		return fault.New(fault.Refused, op, "packages", "Trivy sees %d packages of the operating system, Syft none", seen.osPackages)
+	}
+	return nil
+}
+
+// writeFile puts a file in place whole.
+func writeFile(dir, name string, content []byte) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fault.Wrap(err, fault.Environment, "creating", dir)
+	}
+	file, err := os.CreateTemp(dir, "."+name+"-*")
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "writing", filepath.Join(dir, name))
+	}
+	defer os.Remove(file.Name()) // fails once it was renamed
+	_, err = file.Write(content)
+	for _, step := range []func() error{
+		func() error { return file.Chmod(0o644) },
+		file.Sync,
+		file.Close,
+		func() error { return os.Rename(file.Name(), filepath.Join(dir, name)) },
+	} {
+		if err == nil {
+			err = step()
+		}
+	}
+	return fault.Wrap(err, fault.Environment, "writing", filepath.Join(dir, name))
+}
+
+// parallel is how many things are scanned at once.
+func parallel(job inspect.Job) int {
+	if job.Parallel > 0 {
+		return job.Parallel
+	}
+	return runtime.NumCPU()
+}

@@ -1,0 +1,225 @@
+//go:build goexperiment.jsonv2
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/aquasecurity/trivy/pkg/cache"
+	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
+	"github.com/aquasecurity/trivy/pkg/fanal/artifact"
+	trivyimage "github.com/aquasecurity/trivy/pkg/fanal/artifact/image"
+	trivy "github.com/aquasecurity/trivy/pkg/fanal/types"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/inspect"
+)
+
+// maxLayer bounds one unpacked layer, in bytes.
+const maxLayer = 16 << 30
+
+// layers holds what Trivy found in each layer, by the layer's digest.
+type layers struct {
+	cache cache.FSCache
+	keys  map[digest.Digest]string // cache keys
+}
+
+// analyseLayers analyses every layer once, or takes its result from the cache.
+//
+// Trivy is shown one image made of all layers of the family. It has no history: Trivy takes the
+// layers before a CMD in the history for a base image and does not look for secrets in them
+// (guessBaseLayers), and caches that. Layers are named by the digest of the blob that was
+// checked, not by the diff id that a configuration claims, so that no image can pass off its
+// layer as one that was scanned before.
+func analyseLayers(ctx context.Context, job inspect.Job, version string, blobs []*blobLayer) (*layers, error) {
+	// Trivy's cache keys know no version of its secret rules.
+	fsCache, err := cache.NewFSCache(filepath.Join(job.Cache, "trivy-"+version+"-"+inspect.Revision))
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "opening", "scan cache")
+	}
+	family := &layersImage{Image: empty.Image, layers: map[v1.Hash]*blobLayer{}}
+	for _, blob := range blobs {
+		if hash := blob.hash(); family.layers[hash] == nil {
+			family.layers[hash] = blob
+			family.order = append(family.order, hash)
+		}
+	}
+	found := &layers{cache: fsCache, keys: map[digest.Digest]string{}}
+	if err := found.analyse(ctx, job, family); err != nil {
+		fsCache.Close()
+		return nil, err
+	}
+	return found, nil
+}
+
+func (l *layers) analyse(ctx context.Context, job inspect.Job, family *layersImage) error {
+	art, err := trivyimage.NewArtifact(family, l.cache, artifact.Option{
+		DisabledAnalyzers: notNeeded(),
+		Parallel:          parallel(job),
+		Offline:           true,
+		NoProgress:        true,
+	})
+	if err != nil {
+		return fault.Wrap(err, fault.Refused, "starting", "Trivy")
+	}
+	reference, err := art.Inspect(ctx)
+	if err != nil {
+		return fault.Wrap(err, fault.Refused, "scanning", "layers")
+	}
+	if len(reference.BlobIDs) != len(family.order) {
+		return fault.New(fault.Refused, "scanning", "layers", "Trivy answered for %d of %d", len(reference.BlobIDs), len(family.order))
+	}
+	for i, hash := range family.order {
+		l.keys[digest.Digest(hash.String())] = reference.BlobIDs[i]
+	}
+	return nil
+}
+
+// notNeeded are the analysers whose results no report holds, that would need a network, or, for
+// configuration, that we replace by one that sees every string.
+func notNeeded() []analyzer.Type {
+	list := []analyzer.Type{
+		analyzer.TypeApkCommand, analyzer.TypeHistoryDockerfile, analyzer.TypeImageConfigSecret,
+		analyzer.TypeLicenseFile, analyzer.TypeDpkgLicense,
+		analyzer.TypeExecutable, analyzer.TypeJar, analyzer.TypeRpmArchive,
+	}
+	list = append(list, analyzer.TypeLockfiles...)
+	return append(list, analyzer.TypeConfigFiles...)
+}
+
+// of returns what was found in the layers of one target, in their order.
+func (l *layers) of(ctx context.Context, digests []digest.Digest) (keys []string, blobs []trivy.BlobInfo, err error) {
+	for _, d := range digests {
+		key := l.keys[d]
+		blob, err := l.cache.GetBlob(ctx, key)
+		if err != nil {
+			return nil, nil, fault.New(fault.Refused, "scanning", d.String(), "there is no result: %w", err)
+		}
+		if blob.SchemaVersion != trivy.BlobJSONSchemaVersion || blob.DiffID != d.String() {
+			return nil, nil, fault.New(fault.Forged, "scanning", d.String(), "the result speaks about %q", blob.DiffID)
+		}
+		keys, blobs = append(keys, key), append(blobs, blob)
+	}
+	return keys, blobs, nil
+}
+
+func (l *layers) close() error { return l.cache.Close() }
+
+// layersImage is an image of all layers, as much of one as Trivy asks for.
+type layersImage struct {
+	v1.Image // an empty one answers the rest
+	order    []v1.Hash
+	layers   map[v1.Hash]*blobLayer
+}
+
+func (i *layersImage) Name() string          { return "family" }
+func (i *layersImage) ID() (string, error)   { return "sha256:" + digest.FromString("").Encoded(), nil }
+func (i *layersImage) RepoTags() []string    { return nil }
+func (i *layersImage) RepoDigests() []string { return nil }
+
+func (i *layersImage) ConfigFile() (*v1.ConfigFile, error) {
+	return &v1.ConfigFile{RootFS: v1.RootFS{Type: "layers", DiffIDs: i.order}}, nil
+}
+
+func (i *layersImage) LayerByDiffID(h v1.Hash) (v1.Layer, error) {
+	if layer := i.layers[h]; layer != nil {
+		return layer, nil
+	}
+	return nil, fmt.Errorf("no layer %s", h)
+}
+
+// blobLayer is a layer as a file. Its diff id is the digest of the blob.
+type blobLayer struct {
+	path      string
+	digest    digest.Digest
+	mediaType string
+	events    *eventWriter
+}
+
+func (b *blobLayer) hash() v1.Hash {
+	return v1.Hash{Algorithm: b.digest.Algorithm().String(), Hex: b.digest.Encoded()}
+}
+
+func (b *blobLayer) Digest() (v1.Hash, error)             { return b.hash(), nil }
+func (b *blobLayer) DiffID() (v1.Hash, error)             { return b.hash(), nil }
+func (b *blobLayer) MediaType() (types.MediaType, error)  { return types.MediaType(b.mediaType), nil }
+func (b *blobLayer) Compressed() (io.ReadCloser, error)   { return os.Open(b.path) }
+func (b *blobLayer) Uncompressed() (io.ReadCloser, error) { return b.open() }
+
+func (b *blobLayer) Size() (int64, error) {
+	info, err := os.Stat(b.path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// open unpacks the layer and tells when that begins and ends: only a layer whose result is not
+// in the cache is opened.
+func (b *blobLayer) open() (io.ReadCloser, error) {
+	file, err := os.Open(b.path)
+	if err != nil {
+		return nil, err
+	}
+	content, err := b.unpack(bufio.NewReaderSize(file, 1<<20))
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	begin := time.Now()
+	b.events.tell(inspect.Event{Kind: inspect.Started, Layer: b.digest})
+	done := sync.OnceFunc(func() {
+		b.events.tell(inspect.Event{Kind: inspect.Done, Layer: b.digest, Duration: time.Since(begin)})
+		file.Close()
+	})
+	return &layerReader{Reader: content, left: maxLayer, done: done}, nil
+}
+
+func (b *blobLayer) unpack(r io.Reader) (io.Reader, error) {
+	switch b.mediaType {
+	case ocispec.MediaTypeImageLayer:
+		return r, nil
+	case ocispec.MediaTypeImageLayerZstd:
+		decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
+		if err != nil {
+			return nil, err
+		}
+		return decoder.IOReadCloser(), nil
+	default:
+		return gzip.NewReader(r)
+	}
+}
+
+// layerReader bounds a layer.
+type layerReader struct {
+	io.Reader
+	left int64
+	done func()
+}
+
+func (r *layerReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.left -= int64(n); r.left < 0 {
+		return 0, fmt.Errorf("it unpacks to more than %d bytes", int64(maxLayer))
+	}
+	return n, err
+}
+
+func (r *layerReader) Close() error {
+	r.done()
+	return nil
+}

@@ -1,0 +1,119 @@
+//go:build goexperiment.jsonv2
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	trivylog "github.com/aquasecurity/trivy/pkg/log"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/inspect"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	events := &eventWriter{encoder: json.NewEncoder(os.Stdout)}
+	err := run(ctx, os.Stdin, events)
+	stop()
+	if err == nil {
+		return
+	}
+	events.tell(inspect.Event{Kind: inspect.Failed, Message: message(err)})
+	kind, known := fault.KindOf(err)
+	if !known {
+		kind = fault.Refused
+	}
+	os.Exit(int(kind))
+}
+
+// message is what the caller shows; the hint belongs to it because only text crosses the border.
+func message(err error) string {
+	if hint := fault.HintOf(err); hint != "" {
+		return err.Error() + " (" + hint + ")"
+	}
+	return err.Error()
+}
+
+func run(ctx context.Context, input io.Reader, events *eventWriter) error {
+	// Trivy logs file names and rule matches; what it finds goes into reports, nowhere else.
+	trivylog.InitLogger(false, true)
+	content, err := io.ReadAll(io.LimitReader(input, inspect.MaxJob+1))
+	if err != nil {
+		return fault.Wrap(err, fault.Invalid, "reading", "job")
+	}
+	job, err := inspect.DecodeJob(content)
+	if err != nil {
+		return err
+	}
+	return inspectAll(ctx, job, tools(job), events)
+}
+
+// tools says which scanners are linked and how this process is isolated.
+func tools(job inspect.Job) map[string]string {
+	versions := map[string]string{
+		inspect.ToolInspect:   inspect.Revision,
+		inspect.ToolIsolation: isolation(job.Isolation),
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return versions
+	}
+	for _, dep := range info.Deps {
+		switch dep.Path {
+		case "github.com/anchore/syft":
+			versions[inspect.ToolSyft] = dep.Version
+		case "github.com/aquasecurity/trivy":
+			versions[inspect.ToolTrivy] = dep.Version
+		}
+	}
+	return versions
+}
+
+// isolation looks for itself: it believes in a network namespace only if no interface is up.
+func isolation(reason string) string {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return "none: listing interfaces: " + err.Error()
+	}
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 {
+			continue
+		}
+		if reason == "" {
+			reason = "none: interface " + i.Name + " is up"
+		}
+		return reason
+	}
+	return inspect.Isolated
+}
+
+// eventWriter writes events as JSON lines. It alone knows the time.
+type eventWriter struct {
+	mu      sync.Mutex
+	encoder *json.Encoder
+}
+
+func (w *eventWriter) tell(event inspect.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// Nobody is left to be told when the caller went away: it ends this process.
+	_ = w.encoder.Encode(event)
+}
+
+// cell tells that a target is begun and returns what tells that it is done.
+func (w *eventWriter) cell(c evidence.Cell) (done func()) {
+	begin := time.Now()
+	w.tell(inspect.Event{Kind: inspect.Started, Cell: c})
+	return func() { w.tell(inspect.Event{Kind: inspect.Done, Cell: c, Duration: time.Since(begin)}) }
+}

@@ -1,0 +1,106 @@
+package mage
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/term"
+)
+
+// environment is everything a command takes from outside: this file alone asks the process for
+// variables, the clock, the working directory and the standard streams.
+type environment struct {
+	family    string   // absolute path of the family file
+	registry  string   // host[:port]/owner; empty is the embedded registry
+	state     string   // absolute path of the state directory
+	cache     string   // the user's cache directory for tools and base systems
+	builder   string   // name of an explicit Buildx builder
+	buildkit  string   // $BUILDKIT_HOST
+	platforms []string // empty: the host's platform
+	caBundle  string   // path of the CA certificates for builds
+	database  string   // directory of a Trivy vulnerability database
+	actor     string   // who moves a channel
+	run       string   // which run moves it
+	library   string   // directory of this library's source
+	terminal  term.Options
+	stdout    io.Writer
+	stderr    io.Writer
+	now       func() time.Time
+}
+
+// readEnvironment reads the documented variables; docs/architecture.md lists them.
+func readEnvironment() (environment, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return environment{}, fault.Wrap(err, fault.Environment, "reading", "working directory")
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return environment{}, fault.New(fault.Environment, "looking for", "cache directory", "%v", err).WithHint("set HOME or XDG_CACHE_HOME")
+	}
+	absolute := func(path string) string {
+		if filepath.IsAbs(path) {
+			return path
+		}
+		return filepath.Join(cwd, path)
+	}
+	familyFile := absolute(variable("CONTAINAI_FAMILY", "containai.yaml"))
+	e := environment{
+		family:   familyFile,
+		registry: variable("CONTAINAI_REGISTRY", ""),
+		state:    filepath.Join(filepath.Dir(familyFile), ".containai"),
+		cache:    filepath.Join(cache, "containai"),
+		builder:  variable("CONTAINAI_BUILDER", ""),
+		buildkit: variable("BUILDKIT_HOST", ""),
+		caBundle: firstFile(variable("CONTAINAI_CA_BUNDLE", ""), variable("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt"),
+		database: variable("CONTAINAI_VULNERABILITY_DB", ""),
+		actor:    variable("USER", "local user"),
+		run:      "local",
+		library:  libraryDirectory(),
+		terminal: term.For(os.Stderr, os.Getenv, time.Now),
+		stdout:   os.Stdout,
+		stderr:   os.Stderr,
+		now:      time.Now,
+	}
+	if state := variable("CONTAINAI_STATE", ""); state != "" {
+		e.state = absolute(state)
+	}
+	if platforms := variable("CONTAINAI_PLATFORMS", ""); platforms != "" {
+		e.platforms = strings.Split(platforms, ",")
+	}
+	return e, nil
+}
+
+// hostPlatform is what is built locally unless CONTAINAI_PLATFORMS asks for more.
+func hostPlatform() string { return "linux/" + runtime.GOARCH }
+
+func variable(name, otherwise string) string {
+	if value, ok := os.LookupEnv(name); ok && value != "" {
+		return value
+	}
+	return otherwise
+}
+
+func firstFile(candidates ...string) string {
+	for _, path := range candidates {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path
+		}
+	}
+	return ""
+}
+
+// libraryDirectory is where this library's source lies: in a checkout or in the module cache.
+// The scanner worker and the local Sigstore are built from there.
+func libraryDirectory() string {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok || !filepath.IsAbs(file) {
+		return ""
+	}
+	return filepath.Dir(filepath.Dir(file))
+}

@@ -1,0 +1,179 @@
+package buildkit
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/tool"
+	"github.com/containai/containai/mage/release"
+)
+
+// Request says what to build.
+type Request struct {
+	Plan    release.Plan
+	Root    string   // directory of the family file; the bake file and its contexts are relative to it
+	Images  []string // these and what they are built on; empty means the whole family
+	Rebuild bool     // run every step again, whatever the build cache holds
+}
+
+// Result is what a build left in the store.
+type Result struct {
+	Images    map[string]release.Image // by image name; the index is assembled, also over one platform
+	Materials []evidence.Material      // the OS base that was used
+	Tools     map[string]string        // buildkit and buildx: versions
+	LocalBase bool                     // the OS base came from the mirror, not from the pinned image
+}
+
+// Build bakes the images in one solve and puts them into a store.
+//
+// Errors: fault.Invalid for an unknown image, fault.Environment when a platform cannot run here,
+// the OS base cannot be made or the disk is full, fault.BuildFailed when a step fails (it names
+// image, step and Dockerfile line) or an image does not begin with its parent's layers.
+func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Result, error) {
+	images, err := closure(r.Plan.Family, r.Images)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := b.checkPlatforms(r.Plan.Platforms); err != nil {
+		return Result{}, err
+	}
+	dir, err := b.tempDir("build")
+	if err != nil {
+		return Result{}, err
+	}
+	defer os.RemoveAll(dir)
+	base, err := b.osBase(ctx, r.Plan, dir)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := b.bake(ctx, r, images, base, dir); err != nil {
+		return Result{}, err
+	}
+	built, err := collect(ctx, r.Plan, images, dir, into)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Images: built, Materials: []evidence.Material{base.material}, Tools: b.Tools(), LocalBase: base.local}, nil
+}
+
+// closure returns the wanted images and all their parents, parents first.
+func closure(f *family.Family, wanted []string) ([]string, error) {
+	if len(wanted) == 0 {
+		return f.ImageNames(), nil
+	}
+	need := map[string]bool{}
+	for _, name := range wanted {
+		if _, ok := f.Images[name]; !ok {
+			return nil, fault.New(fault.Invalid, "building", fmt.Sprintf("%q", name), "the family has no such image; it has %s", strings.Join(f.ImageNames(), ", "))
+		}
+		for ; name != ""; name = f.Images[name].From {
+			need[name] = true
+		}
+	}
+	return slices.DeleteFunc(f.ImageNames(), func(name string) bool { return !need[name] }), nil
+}
+
+// bake runs Buildx once; every image goes into a layout of its own below dir.
+func (b *Builder) bake(ctx context.Context, r Request, images []string, base osBase, dir string) error {
+	args := bakeArgs(r, b.name, images, base.context, b.options.CA, dir)
+	meter := newMeter(b.options.Progress)
+	cmd := b.buildxCommand(args...)
+	cmd.Dir = r.Root
+	cmd.Env = append(slices.Clone(cmd.Env), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.Plan.Source.Epoch.Unix()))
+	cmd.Lines = meter.line
+	err := tool.Run(ctx, cmd, fault.BuildFailed)
+	if err != nil {
+		return b.explain(err, meter.failure())
+	}
+	return nil
+}
+
+// bakeArgs is the one Buildx call. BuildKit's own attestations are off: ours replace them.
+func bakeArgs(r Request, builder string, images []string, osContext, ca, dir string) []string {
+	bakeFile := filepath.Join(r.Root, filepath.FromSlash(r.Plan.Family.Bake))
+	args := []string{
+		"bake", "--builder", builder, "--file", bakeFile, "--progress=rawjson", "--provenance=false", "--sbom=false",
+		"--allow=fs.read=" + dir, "--allow=fs.write=" + dir, "--allow=fs.read=" + r.Root,
+		"--set", "*.platform=" + strings.Join(r.Plan.Platforms, ","),
+		"--set", fmt.Sprintf("*.args.SOURCE_DATE_EPOCH=%d", r.Plan.Source.Epoch.Unix()),
+		"--set", r.Plan.Family.VettedBase() + ".contexts.os=" + osContext,
+	}
+	if ca != "" {
+		args = append(args, "--allow=fs.read="+ca, "--set", "*.secrets+=id=ca,src="+ca)
+	}
+	if r.Rebuild {
+		args = append(args, "--no-cache")
+	}
+	for _, image := range images {
+		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,dest=%s,rewrite-timestamp=true", image, layoutOf(dir, image)))
+	}
+	return append(args, images...)
+}
+
+// layoutOf is where an image's own layout goes.
+func layoutOf(dir, image string) string { return filepath.Join(dir, "out", image) }
+
+// collect moves the images' layouts into one store and proves their lineage.
+func collect(ctx context.Context, p release.Plan, images []string, dir string, into graph.Store) (map[string]release.Image, error) {
+	built := map[string]release.Image{}
+	for _, name := range images {
+		manifests, err := merge(ctx, layoutOf(dir, name), into)
+		if err != nil {
+			return nil, fault.Wrap(err, fault.BuildFailed, "collecting", name)
+		}
+		if err := samePlatforms(name, p.Platforms, manifests); err != nil {
+			return nil, err
+		}
+		if err := checkLineage(ctx, p.Family, name, manifests, built, into); err != nil {
+			return nil, err
+		}
+		index, err := graph.Assemble(ctx, into, slices.Collect(maps.Values(manifests)))
+		if err != nil {
+			return nil, err
+		}
+		built[name] = release.Image{Index: index, Platforms: manifests}
+		if err := os.RemoveAll(layoutOf(dir, name)); err != nil { // frees the disk before the next one
+			return nil, fault.Wrap(err, fault.Environment, "clearing", name)
+		}
+	}
+	return built, nil
+}
+
+func samePlatforms(image string, want []string, manifests map[string]graph.Node) error {
+	if got := slices.Sorted(maps.Keys(manifests)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		return fault.New(fault.BuildFailed, "building", image, "it was built for %v, want %v", got, want)
+	}
+	return nil
+}
+
+// checkLineage proves that an image begins with its parent's layers on every platform.
+func checkLineage(ctx context.Context, f *family.Family, name string, manifests map[string]graph.Node, built map[string]release.Image, s graph.Store) error {
+	parent := f.Images[name].From
+	if parent == "" {
+		return nil
+	}
+	for _, platform := range slices.Sorted(maps.Keys(manifests)) {
+		base, err := graph.Manifest(ctx, s, built[parent].Platforms[platform])
+		if err != nil {
+			return err
+		}
+		child, err := graph.Manifest(ctx, s, manifests[platform])
+		if err != nil {
+			return err
+		}
+		if err := graph.CheckLineage(base, child); err != nil {
+			return fault.Wrap(err, fault.BuildFailed, "checking lineage", fmt.Sprintf("%s %s: it is not built on %s", name, platform, parent)).(*fault.Error).
+				WithHint("the family file says that %s is built on %s: its bake target needs contexts = { … = \"target:%s\" } and its last stage must start FROM that context", name, parent, parent)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,342 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/oci"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/release"
+)
+
+// bakeFile is a family of three: a base, an image on it, and one that only claims to be.
+const bakeFile = `
+target "base" {
+  contexts          = { os = "docker-image://example.org/never:pulled" }
+  dockerfile-inline = "FROM os\nRUN --network=none date +%s >/built\n"
+}
+target "app" {
+  contexts          = { parent = "target:base" }
+  dockerfile-inline = <<EOT
+FROM parent
+RUN --mount=type=secret,id=ca,target=/run/ca.pem head -c 5 /run/ca.pem >/ca-was-here
+RUN useradd --uid 1000 plain
+USER plain
+WORKDIR /srv
+ENV GREETING=hello
+EOT
+}
+target "stray" {
+  dockerfile-inline = "FROM scratch\nCOPY docker-bake.hcl /\n"
+}
+target "broken" {
+  contexts          = { parent = "target:base" }
+  dockerfile-inline = "FROM parent\n\nRUN echo the reason is here >&2; exit 7\n"
+}
+target "endless" {
+  contexts          = { parent = "target:base" }
+  dockerfile-inline = "FROM parent\nRUN sleep 123456\n"
+}
+`
+
+// testFamily declares images of the bake file, each on base.
+func testFamily(platforms []string, children ...string) *family.Family {
+	f := &family.Family{
+		Name: "test", Bake: "docker-bake.hcl", Platforms: platforms,
+		Base:   family.OSBase{Suite: "bookworm", Packages: []string{"ca-certificates"}},
+		Images: map[string]family.Image{"base": {}},
+	}
+	for _, name := range children {
+		f.Images[name] = family.Image{From: "base"}
+	}
+	return f
+}
+
+// request makes a build request of a family in a fresh root directory.
+func request(t *testing.T, f *family.Family) Request {
+	t.Helper()
+	root := t.TempDir()
+	write(t, filepath.Join(root, "docker-bake.hcl"), bakeFile)
+	source := release.Source{Commit: strings.Repeat("a", 40), Epoch: time.Unix(1_700_000_000, 0).UTC()}
+	plan, err := release.NewPlan(f, source, f.Platforms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Request{Plan: plan, Root: root}
+}
+
+// testOptions use the user's cache, so that programs and the day's OS base are made once.
+func testOptions(t *testing.T, state string) Options {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "the embedded BuildKit needs root")
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	write(t, ca, "-----BEGIN")
+	return Options{State: state, Cache: filepath.Join(cache, "containai"), CA: ca}
+}
+
+// skip skips on a laptop and fails where everything must be there.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newLayout(t *testing.T) (string, *oci.Store) {
+	t.Helper()
+	dir := t.TempDir()
+	store, err := oci.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, store
+}
+
+// TestEmbeddedBuilder builds real images with a real daemon; its parts share it.
+func TestEmbeddedBuilder(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds images")
+	}
+	var mu sync.Mutex
+	var events []Event
+	options := testOptions(t, t.TempDir())
+	options.Progress = func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e)
+	}
+	b, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if b.Kind() != Embedded {
+		skip(t, "another BuildKit was chosen: "+string(b.Kind()))
+	}
+	t.Run("builds a family with lineage and honest materials", func(t *testing.T) { testBuild(t, b, &events) })
+	t.Run("gives the same digests when every step runs again", func(t *testing.T) { testReproducible(t, b) })
+	t.Run("runs smoke tests in the built bytes", func(t *testing.T) { testSmoke(t, b) })
+	t.Run("refuses what it cannot build", func(t *testing.T) { testRefusals(t, b) })
+	t.Run("builds one image and what it needs", func(t *testing.T) { testPartial(t, b) })
+	t.Run("ends when it is cancelled", func(t *testing.T) { testCancelled(t, b) })
+	t.Run("builds a foreign platform", func(t *testing.T) { testForeign(t, b) })
+}
+
+func testBuild(t *testing.T, b *Builder, events *[]Event) {
+	_, store := newLayout(t)
+	r := request(t, testFamily([]string{"linux/amd64"}, "app"))
+	got, err := b.Build(t.Context(), r, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := slices.Sorted(maps.Keys(got.Images)); !slices.Equal(names, []string{"app", "base"}) {
+		t.Fatalf("built %v, want app and base", names)
+	}
+	for name, image := range got.Images {
+		children, err := graph.Children(t.Context(), store, image.Index)
+		if err != nil || len(children) != 1 || children[0].Digest != image.Platforms["linux/amd64"].Digest {
+			t.Errorf("the index of %s names %v, %v, want its one platform manifest", name, children, err)
+		}
+	}
+	config := configOf(t, store, got.Images["app"].Platforms["linux/amd64"])
+	if config.Config.User != "plain" || !config.Created.Equal(r.Plan.Source.Epoch) {
+		t.Errorf("the image has user %q and was created %v, want plain at the commit's time", config.Config.User, config.Created)
+	}
+	if !got.LocalBase || len(got.Materials) != 1 || got.Materials[0].Name != "os-base" || got.Tools["buildkit"] != BuildKitVersion || got.Tools["buildx"] != BuildxVersion {
+		t.Errorf("the result says %+v", got)
+	}
+	last := (*events)[len(*events)-1]
+	if !slices.ContainsFunc(*events, func(e Event) bool { return e.Image == "app" && strings.Contains(e.Step, "useradd") && e.Finished }) || last.Done != last.Total {
+		t.Errorf("no event says that useradd ended, or the last one is not the end: %+v", last)
+	}
+	leftovers, err := os.ReadDir(b.state("tmp"))
+	if err != nil || len(leftovers) > 0 {
+		t.Errorf("the build left %v, %v", leftovers, err)
+	}
+}
+
+// testReproducible uses `date` in a RUN step only to make a layer that differs when it runs again
+// unless the file's content is the same: the step of app has no such content.
+func testReproducible(t *testing.T, b *Builder) {
+	var digests []string
+	for range 2 {
+		_, store := newLayout(t)
+		r := request(t, testFamily([]string{"linux/amd64"}))
+		write(t, filepath.Join(r.Root, "docker-bake.hcl"), strings.ReplaceAll(bakeFile, "date +%s >/built", "mkdir /built && touch /built/a"))
+		r.Rebuild = true
+		got, err := b.Build(t.Context(), r, store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, got.Images["base"].Index.Digest.String())
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("two builds gave %v", digests)
+	}
+}
+
+func testSmoke(t *testing.T, b *Builder) {
+	dir, store := newLayout(t)
+	got, err := b.Build(t.Context(), request(t, testFamily([]string{"linux/amd64"}, "app")), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostile := "it's \"$HOME\" $(id) `id` \\ <<EOF\n; exit 3"
+	tests := []family.Smoke{
+		{Name: "passes", Run: []string{"sh", "-c", "id -un; pwd; echo $GREETING"}, Prints: `^plain\n/srv\nhello$`},
+		{Name: "passes arguments as they are", Run: []string{"printf", "%s", hostile}, Prints: `^it's "\$HOME" \$\(id\) .id. \\ <<EOF\n; exit 3$`},
+		{Name: "expects an exit code", Run: []string{"sh", "-c", "exit 7"}, Exit: 7},
+		{Name: "fails by exit code", Run: []string{"false"}},
+		{Name: "fails by output", Run: []string{"echo", "something else"}, Prints: "^expected$"},
+		{Name: "is not there", Run: []string{"no-such-program"}},
+		{Name: "has no network", Run: []string{"ls", "/sys/class/net"}, Prints: `^lo$`},
+		{Name: "takes too long", Run: []string{"sleep", "60"}, Within: time.Second},
+	}
+	want := []evidence.SmokeResult{
+		{Name: "passes", Passed: true, Output: "plain\n/srv\nhello"},
+		{Name: "passes arguments as they are", Passed: true, Output: hostile},
+		{Name: "expects an exit code", Passed: true, Exit: 7},
+		{Name: "fails by exit code", Exit: 1},
+		{Name: "fails by output", Output: "something else"},
+		{Name: "is not there", Exit: 127, Output: "timeout: failed to run command ‘no-such-program’: No such file or directory"},
+		{Name: "has no network", Passed: true, Output: "lo"},
+		{Name: "takes too long", Exit: 124, Output: "it did not end within 1s\n"},
+	}
+	results, err := b.Smoke(t.Context(), dir, got.Images["app"].Platforms["linux/amd64"], "linux/amd64", tests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range want {
+		// The locale decides how timeout(1) quotes; the names and the rest do not vary.
+		results[i].Output = strings.NewReplacer("'no-such-program'", "‘no-such-program’").Replace(results[i].Output)
+		if results[i] != want[i] {
+			t.Errorf("%s:\n got %+v\nwant %+v", want[i].Name, results[i], want[i])
+		}
+	}
+}
+
+func testRefusals(t *testing.T, b *Builder) {
+	for name, test := range map[string]struct {
+		family *family.Family
+		images []string
+		kind   fault.Kind
+		says   []string
+	}{
+		"an image whose base is not its parent": {testFamily([]string{"linux/amd64"}, "stray"), nil, fault.BuildFailed, []string{"stray", "linux/amd64", "layers"}},
+		"a step that fails":                     {testFamily([]string{"linux/amd64"}, "broken"), nil, fault.BuildFailed, []string{"broken", "Dockerfile:3", "RUN echo", "exit code: 7", "the reason is here"}},
+		"an image that is not in the family":    {testFamily([]string{"linux/amd64"}, "app"), []string{"ap"}, fault.Invalid, []string{`"ap"`, "base, app"}},
+		"a platform without an emulator":        {testFamily([]string{"linux/s390x"}), nil, fault.Environment, []string{"linux/s390x"}},
+		"a target that is not in the bake file": {testFamily([]string{"linux/amd64"}, "absent"), nil, fault.BuildFailed, []string{"absent"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "a platform without an emulator" && slices.Contains(b.Platforms(), "linux/s390x") {
+				t.Skip("this machine emulates s390x")
+			}
+			_, store := newLayout(t)
+			r := request(t, test.family)
+			r.Images = test.images
+			_, err := b.Build(t.Context(), r, store)
+			if !errors.Is(err, test.kind) {
+				t.Fatalf("got %v, want %v", err, test.kind)
+			}
+			for _, word := range test.says {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("the error does not say %q:\n%v", word, err)
+				}
+			}
+		})
+	}
+}
+
+func testPartial(t *testing.T, b *Builder) {
+	_, store := newLayout(t)
+	r := request(t, testFamily([]string{"linux/amd64"}, "app", "broken"))
+	r.Images = []string{"app"}
+	got, err := b.Build(t.Context(), r, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := slices.Sorted(maps.Keys(got.Images)); !slices.Equal(names, []string{"app", "base"}) {
+		t.Errorf("built %v, want app and its parent", names)
+	}
+}
+
+func testCancelled(t *testing.T, b *Builder) {
+	ctx, cancel := context.WithCancel(t.Context())
+	progress := b.options.Progress
+	defer func() { b.options.Progress = progress }()
+	b.options.Progress = func(e Event) {
+		if strings.Contains(e.Step, "sleep 123456") {
+			cancel()
+		}
+	}
+	_, store := newLayout(t)
+	_, err := b.Build(ctx, request(t, testFamily([]string{"linux/amd64"}, "endless")), store)
+	if !errors.Is(err, fault.Interrupted) {
+		t.Errorf("got %v, want fault.Interrupted", err)
+	}
+}
+
+func testForeign(t *testing.T, b *Builder) {
+	if !slices.Contains(b.Platforms(), "linux/arm64") {
+		t.Skip("no emulator for linux/arm64 is registered: " + emulationFix("linux/arm64"))
+	}
+	dir, store := newLayout(t)
+	platforms := []string{"linux/amd64", "linux/arm64"}
+	got, err := b.Build(t.Context(), request(t, testFamily(platforms, "app")), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := got.Images["app"].Platforms["linux/arm64"]
+	if config := configOf(t, store, node); config.Architecture != "arm64" {
+		t.Errorf("the arm64 image says %s", config.Architecture)
+	}
+	results, err := b.Smoke(t.Context(), dir, node, "linux/arm64", []family.Smoke{{Name: "machine", Run: []string{"uname", "-m"}, Prints: "^aarch64$"}})
+	if err != nil || !results[0].Passed {
+		t.Errorf("the arm64 image ran as %+v, %v", results, err)
+	}
+}
+
+func configOf(t *testing.T, s graph.Store, n graph.Node) ocispec.Image {
+	t.Helper()
+	m, err := graph.Manifest(t.Context(), s, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := graph.Config(t.Context(), s, m.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}

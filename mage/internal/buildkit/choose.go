@@ -1,0 +1,190 @@
+package buildkit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
+)
+
+// Kind is where a BuildKit comes from.
+type Kind string
+
+// The kinds, in order of choice.
+const (
+	Explicit Kind = "explicit" // the builder that Options.Builder names
+	Docker   Kind = "docker"   // a docker-container builder of the local Docker engine
+	Remote   Kind = "remote"   // Options.Host
+	Embedded Kind = "embedded" // our own daemon
+)
+
+// command is how Buildx is started: a program, the words before its own, its environment.
+type command struct {
+	path string
+	args []string
+	env  []string
+}
+
+// host is what the choice depends on.
+type host struct {
+	builder, address string // Options.Builder, Options.Host
+	docker           bool   // a Docker engine answers, and its client has Buildx
+	root             bool   // the embedded daemon may run
+}
+
+// pick decides; it is the order of choice and nothing else.
+func pick(h host) (Kind, error) {
+	switch {
+	case h.builder != "":
+		return Explicit, nil
+	case h.docker:
+		return Docker, nil
+	case h.address != "":
+		return Remote, nil
+	case h.root:
+		return Embedded, nil
+	}
+	return "", fault.New(fault.Environment, "looking for", "BuildKit", "no Docker engine answers, no BUILDKIT_HOST is set, and the embedded BuildKit needs root").
+		WithHint("one of: start Docker so that `docker buildx version` and `docker info` work; export BUILDKIT_HOST=tcp://…; or run as root: sudo -E env PATH=\"$PATH\" mage …")
+}
+
+func (b *Builder) choose(ctx context.Context) error {
+	o := b.options
+	docker := hasDocker(ctx)
+	kind, err := pick(host{builder: o.Builder, address: o.Host, docker: docker && hasBuildx(ctx), root: os.Geteuid() == 0})
+	if err != nil {
+		return err
+	}
+	b.kind = kind
+	if err := b.findBuildx(ctx); err != nil {
+		return err
+	}
+	switch kind {
+	case Explicit:
+		b.name = o.Builder
+		return nil
+	case Docker:
+		return b.createBuilder(ctx, "docker-container", "--driver-opt", "image="+o.Engine, "--buildkitd-flags", "--oci-worker-gc-keepstorage="+keepMegabytes(o.Keep))
+	case Remote:
+		return b.createBuilder(ctx, "remote", o.Host)
+	}
+	address, err := b.startDaemon(ctx)
+	if err != nil {
+		return err
+	}
+	return b.createBuilder(ctx, "remote", address)
+}
+
+// hasDocker asks the engine; a client without an engine does not count.
+func hasDocker(ctx context.Context) bool {
+	return tool.Find("docker") != "" && tool.Run(ctx, tool.Command{Path: "docker", Args: []string{"info"}}, fault.Environment) == nil
+}
+
+func hasBuildx(ctx context.Context) bool {
+	return tool.Find("docker") != "" && tool.Run(ctx, tool.Command{Path: "docker", Args: []string{"buildx", "version"}}, fault.Environment) == nil
+}
+
+// findBuildx prefers the Buildx of Docker's client when Docker or an explicit builder is used,
+// since that is who knows them. Our builders live in a configuration of our own.
+func (b *Builder) findBuildx(ctx context.Context) error {
+	var env []string
+	if b.kind != Explicit {
+		env = []string{"BUILDX_CONFIG=" + b.state("buildx")}
+	}
+	if b.kind == Docker || b.kind == Explicit && hasBuildx(ctx) {
+		b.buildx = command{path: "docker", args: []string{"buildx"}, env: env}
+		return nil
+	}
+	path, err := Buildx().Build(ctx, b.programs(), b.notice)
+	b.buildx = command{path: path, env: env}
+	return err
+}
+
+// createBuilder makes a Buildx builder named after what it is, unless it is there.
+func (b *Builder) createBuilder(ctx context.Context, driver string, args ...string) error {
+	b.name = "containai-" + shortHash(driver+" "+strings.Join(args, " "))
+	if _, err := b.listed(ctx); err == nil {
+		return nil
+	}
+	create := append([]string{"create", "--name", b.name, "--driver", driver}, args...)
+	return tool.Run(ctx, b.buildxCommand(create...), fault.Environment)
+}
+
+func (b *Builder) buildxCommand(args ...string) tool.Command {
+	return tool.Command{Path: b.buildx.path, Args: slices.Concat(b.buildx.args, args), Env: b.buildx.env}
+}
+
+// listing is one line of `buildx ls --format json`.
+type listing struct {
+	Name  string
+	Nodes []struct {
+		Err       string
+		Version   string
+		Platforms []string
+	}
+}
+
+// inspect starts the builder where that is needed and learns what it is.
+func (b *Builder) inspect(ctx context.Context) error {
+	err := tool.Run(ctx, b.buildxCommand("inspect", "--bootstrap", b.name), fault.Environment)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "starting builder", b.name)
+	}
+	found, err := b.listed(ctx)
+	if err != nil {
+		return err
+	}
+	version, err := tool.Output(ctx, b.buildxCommand("version"), fault.Environment)
+	if err != nil {
+		return err
+	}
+	b.tools = map[string]string{"buildkit": "", "buildx": buildxVersion(string(version))}
+	for _, node := range found.Nodes {
+		if node.Version == "" {
+			return fault.New(fault.Environment, "starting builder", b.name, "a node does not answer: %s", node.Err)
+		}
+		b.tools["buildkit"] = strings.TrimPrefix(node.Version, "v")
+		b.platforms = append(b.platforms, node.Platforms...)
+	}
+	slices.Sort(b.platforms)
+	b.platforms = slices.Compact(b.platforms)
+	return nil
+}
+
+// listed returns what Buildx knows about our builder.
+func (b *Builder) listed(ctx context.Context) (listing, error) {
+	out, err := tool.Output(ctx, b.buildxCommand("ls", "--format", "json"), fault.Environment)
+	if err != nil {
+		return listing{}, err
+	}
+	return parseListing(out, b.name)
+}
+
+// parseListing finds one builder in the lines of `buildx ls --format json`.
+func parseListing(out []byte, name string) (listing, error) {
+	for line := range bytes.Lines(out) {
+		var l listing
+		if err := json.Unmarshal(line, &l); err != nil {
+			return listing{}, fault.Wrap(err, fault.Environment, "reading", "buildx ls")
+		}
+		if strings.TrimSuffix(l.Name, "*") == name {
+			return l, nil
+		}
+	}
+	return listing{}, fault.New(fault.Environment, "looking for builder", name, "buildx does not list it").
+		WithHint("`docker buildx ls` shows the builders; unset CONTAINAI_BUILDER to let containai choose")
+}
+
+// buildxVersion reads "github.com/docker/buildx v0.38.2 revision".
+func buildxVersion(s string) string {
+	fields := strings.Fields(s)
+	if len(fields) < 2 {
+		return "unknown"
+	}
+	return strings.TrimPrefix(fields[1], "v")
+}

@@ -1,0 +1,200 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
+)
+
+// Times the embedded daemon gets.
+const (
+	startTime = 30 * time.Second // to listen, after an unclean end it checks its cache first
+	stopTime  = 10 * time.Second // to end by itself; then it is killed
+)
+
+// maxSocket is the longest path of a unix socket on every system we know, in bytes: sun_path
+// has 104 on BSD and 108 on Linux, terminated by NUL.
+const maxSocket = 103
+
+// startDaemon starts the embedded BuildKit below the state directory and returns its address.
+// The kernel ends it when this process dies; Close ends it otherwise.
+func (b *Builder) startDaemon(ctx context.Context) (string, error) {
+	binary, err := Daemon().Build(ctx, b.programs(), b.notice)
+	if err != nil {
+		return "", err
+	}
+	if err := tool.EnsureHost(ctx, []tool.Need{{Binary: "runc", Package: "runc"}}, b.notice); err != nil {
+		return "", err
+	}
+	if err := b.reap(ctx); err != nil {
+		return "", err
+	}
+	run, err := b.runDir()
+	if err != nil {
+		return "", err
+	}
+	address := "unix://" + filepath.Join(run, "s")
+	config := b.state("buildkitd.toml")
+	if err := os.WriteFile(config, []byte(daemonConfig(b.state("root"), address, run, b.options.Keep)), 0o600); err != nil {
+		return "", fault.Wrap(err, fault.Environment, "writing", config)
+	}
+	d, err := launch(ctx, binary, config, b.state("daemon.log"))
+	if err != nil {
+		return "", err
+	}
+	b.closers = append(b.closers, func() error { return b.stopDaemon(d, run) })
+	if err := os.WriteFile(b.state("pid"), []byte(strconv.Itoa(d.pid)), 0o600); err != nil {
+		return "", fault.Wrap(err, fault.Environment, "writing", b.state("pid"))
+	}
+	return address, d.ready(ctx)
+}
+
+// daemonConfig is buildkitd.toml. It is always passed, so that /etc/buildkit/buildkitd.toml of
+// the machine has no say. Every path lies in our own directories.
+func daemonConfig(root, address, run string, keep int64) string {
+	return fmt.Sprintf(`root = %q
+[grpc]
+  address = [%q]
+[otel]
+  socketPath = %q
+[cdi]
+  disabled = true
+[history]
+  maxEntries = 20
+[worker.containerd]
+  enabled = false
+[worker.oci]
+  enabled = true
+  binary = %q
+  networkMode = "host"
+  max-parallelism = %d
+  gc = true
+  reservedSpace = %d
+  maxUsedSpace = %d
+  minFreeSpace = 1000000000
+`, root, address, filepath.Join(run, "o"), tool.Find("runc"), max(2, runtime.NumCPU()), keep/2, keep)
+}
+
+// runDir is where the sockets are: in the state directory, or in a private directory below the
+// system's temporary one where that path is too long for a socket.
+func (b *Builder) runDir() (string, error) {
+	dir := b.state("run")
+	if len(filepath.Join(dir, "s")) > maxSocket {
+		dir = filepath.Join(os.TempDir(), "containai-"+shortHash(b.state()))
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fault.Wrap(err, fault.Environment, "clearing", dir)
+	}
+	// Mkdir refuses a directory that somebody else put there in the meantime.
+	return dir, fault.Wrap(os.Mkdir(dir, 0o700), fault.Environment, "creating", dir)
+}
+
+// daemon is the running child. One goroutine starts it, stays on its thread and waits for it:
+// Linux sends the parent-death signal when that thread ends, not the process
+// (https://github.com/golang/go/issues/27505).
+type daemon struct {
+	pid      int
+	log      string
+	ended    chan struct{} // closed when the child was waited for
+	listened chan struct{} // closed when it says that it listens
+}
+
+func launch(ctx context.Context, binary, config, log string) (*daemon, error) {
+	file, err := os.Create(log)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Environment, "creating", log)
+	}
+	d := &daemon{log: log, ended: make(chan struct{}), listened: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		defer file.Close()
+		defer close(d.ended)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		out := &watcher{to: file, word: "running server on", seen: d.listened}
+		// The daemon outlives a cancelled context, so that Close can end it in order.
+		cmd, err := tool.Start(context.WithoutCancel(ctx), tool.Command{Path: binary, Args: []string{"--config", config}}, out, out)
+		if err == nil {
+			d.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how a daemon ends that was signalled says nothing; its log does
+		}
+	}()
+	return d, <-started
+}
+
+// ready waits until the daemon listens.
+func (d *daemon) ready(ctx context.Context) error {
+	limit := time.NewTimer(startTime)
+	defer limit.Stop()
+	select {
+	case <-d.listened:
+		return nil
+	case <-ctx.Done():
+		return fault.Wrap(context.Cause(ctx), fault.Interrupted, "starting", "buildkitd")
+	case <-d.ended:
+	case <-limit.C:
+	}
+	return fault.New(fault.Environment, "starting", "buildkitd", "it does not listen; it said:\n    %s", tailOf(d.log)).
+		WithHint("the whole log is in %s", d.log)
+}
+
+// stopDaemon ends the daemon and unmounts what it may have left.
+func (b *Builder) stopDaemon(d *daemon, run string) error {
+	err := syscall.Kill(d.pid, syscall.SIGTERM)
+	limit := time.NewTimer(stopTime)
+	defer limit.Stop()
+	select {
+	case <-d.ended:
+	case <-limit.C:
+		err = syscall.Kill(-d.pid, syscall.SIGKILL)
+		<-d.ended
+	}
+	if err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fault.Wrap(err, fault.Environment, "stopping", "buildkitd")
+	}
+	return errors.Join(unmountBelow(b.state("root")), os.RemoveAll(run), os.Remove(b.state("pid")))
+}
+
+// watcher copies a log and closes seen when a word first appears in it.
+type watcher struct {
+	to   io.Writer
+	word string
+	seen chan struct{}
+	once sync.Once
+	tail string
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	text := w.tail + string(p)
+	if strings.Contains(text, w.word) {
+		w.once.Do(func() { close(w.seen) })
+	}
+	w.tail = text[max(0, len(text)-len(w.word)):]
+	return w.to.Write(p)
+}
+
+// tailOf returns the end of a log, at most 2,000 bytes.
+func tailOf(path string) string {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(content[max(0, len(content)-2000):]))
+}
+
+func keepMegabytes(bytes int64) string { return strconv.FormatInt(bytes/1_000_000, 10) }

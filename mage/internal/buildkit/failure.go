@@ -1,0 +1,113 @@
+package buildkit
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
+)
+
+// failure is what Buildx told about a build that did not succeed.
+type failure struct {
+	Image    string // bake target; may be empty
+	Platform string // empty when the build has one platform
+	Step     string // "2/7 RUN make"; empty when no step had begun
+	Where    string // "Dockerfile:12"; may be empty
+	Cause    string // BuildKit's own last words
+	Output   string // the end of the failed step's output
+}
+
+// Error prints one paragraph: where, what, why, and the last lines of output.
+func (f *failure) Error() string {
+	var s strings.Builder
+	for _, part := range []string{f.Where, f.Step, f.Cause} {
+		if part == "" {
+			continue
+		}
+		if s.Len() > 0 {
+			s.WriteString(": ")
+		}
+		s.WriteString(part)
+	}
+	if f.Output != "" {
+		s.WriteString("\n    " + strings.ReplaceAll(strings.TrimSpace(f.Output), "\n", "\n    "))
+	}
+	return s.String()
+}
+
+var (
+	whereGrammar = regexp.MustCompile(`^(\S+):([0-9]+)$`)
+	errorGrammar = regexp.MustCompile(`^ERROR: (?:target (\S+): )?(?:failed to solve: )?(.*)$`)
+)
+
+// outputLines is how many lines of a failed step an error quotes.
+const outputLines = 12
+
+// failure reads the failed step and Buildx's closing words:
+//
+//	Dockerfile:2
+//	--------------------
+//	   2 | >>> RUN false
+//	--------------------
+//	ERROR: target app: failed to solve: process "/bin/sh -c false" did not complete successfully: exit code: 1
+func (m *meter) failure() *failure {
+	f := &failure{}
+	for _, line := range m.words {
+		if whereGrammar.MatchString(line) {
+			f.Where = line
+		}
+		if parts := errorGrammar.FindStringSubmatch(line); parts != nil {
+			f.Image, f.Cause = parts[1], parts[2]
+		}
+	}
+	if f.Cause == "" {
+		f.Cause = strings.Join(m.words[max(0, len(m.words)-outputLines):], "\n    ")
+	}
+	if s := m.failed; s != nil {
+		f.Step, f.Platform = s.text, s.platform
+		if f.Image == "" {
+			f.Image = s.image
+		}
+		lines := strings.Split(strings.TrimRight(string(s.output), "\n"), "\n")
+		f.Output = strings.Join(lines[max(0, len(lines)-outputLines):], "\n")
+	}
+	return f
+}
+
+// explain turns a failed Buildx call into an error for a person.
+func (b *Builder) explain(err error, f *failure) error {
+	if kind, _ := fault.KindOf(err); kind != fault.BuildFailed {
+		return err // interrupted, or Buildx is missing
+	}
+	var exit *tool.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	subject := strings.TrimSpace(f.Image + " " + f.Platform)
+	text := f.Cause + f.Output
+	switch {
+	case strings.Contains(text, "no space left on device"):
+		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Environment, Err: f}).
+			WithHint("the disk is full: `df -h %s` shows it; `mage local:reset` gives back BuildKit's cache", b.options.State)
+	case b.daemonLost(text):
+		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Unavailable, Err: f}).
+			WithHint("BuildKit went away during the build%s; run the same command again", b.logHint())
+	}
+	return &fault.Error{Op: "building", Subject: subject, Kind: fault.BuildFailed, Err: f}
+}
+
+// daemonLost recognises gRPC's words for a connection that ended.
+func (b *Builder) daemonLost(text string) bool {
+	return strings.Contains(text, "error reading from server: EOF") || strings.Contains(text, "closing transport") ||
+		strings.Contains(text, "connect: connection refused") && strings.Contains(text, "dial unix")
+}
+
+func (b *Builder) logHint() string {
+	if b.kind != Embedded {
+		return ""
+	}
+	return fmt.Sprintf(" (its log: %s)", b.state("daemon.log"))
+}

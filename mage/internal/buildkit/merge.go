@@ -1,0 +1,117 @@
+package buildkit
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/oci"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+)
+
+// merge copies the one image of a layout into a store, content before manifests, and returns its
+// platform manifests. BuildKit's own index, if there is one, stays behind.
+func merge(ctx context.Context, dir string, into graph.Store) (map[string]graph.Node, error) {
+	from, err := oci.New(dir)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.BuildFailed, "opening layout", dir)
+	}
+	top, err := onlyEntry(dir)
+	if err != nil {
+		return nil, err
+	}
+	found, err := platformManifests(ctx, from, top)
+	if err != nil {
+		return nil, err
+	}
+	manifests := map[string]graph.Node{}
+	for _, n := range found {
+		if err := copyImage(ctx, from, into, n); err != nil {
+			return nil, err
+		}
+		manifests[graph.PlatformName(n.Platform)] = n
+	}
+	return manifests, nil
+}
+
+// onlyEntry returns the one entry of a layout's index.json.
+func onlyEntry(dir string) (graph.Node, error) {
+	content, err := os.ReadFile(filepath.Join(dir, ocispec.ImageIndexFile))
+	if err != nil {
+		return graph.Node{}, fault.Wrap(err, fault.BuildFailed, "reading layout", dir)
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(content, &index); err != nil {
+		return graph.Node{}, fault.Wrap(err, fault.BuildFailed, "reading layout", dir)
+	}
+	if len(index.Manifests) != 1 {
+		return graph.Node{}, fault.New(fault.BuildFailed, "reading layout", dir, "it names %d images, want 1", len(index.Manifests))
+	}
+	return index.Manifests[0], nil
+}
+
+// platformManifests returns the manifests below an image, each with nothing but its type,
+// digest, size and the platform that its own configuration states.
+func platformManifests(ctx context.Context, s graph.Store, top graph.Node) ([]graph.Node, error) {
+	nodes := []graph.Node{top}
+	if graph.IsIndex(top) {
+		index, err := graph.Index(ctx, s, top)
+		if err != nil {
+			return nil, err
+		}
+		nodes = index.Manifests
+	}
+	manifests := make([]graph.Node, 0, len(nodes))
+	for _, n := range nodes {
+		m, err := graph.Manifest(ctx, s, n)
+		if err != nil {
+			return nil, err
+		}
+		c, err := graph.Config(ctx, s, m.Config)
+		if err != nil {
+			return nil, err
+		}
+		manifests = append(manifests, graph.Node{MediaType: n.MediaType, Digest: n.Digest, Size: n.Size, Platform: normal(c.Platform)})
+	}
+	return manifests, nil
+}
+
+// normal drops a variant that is the architecture's only one, as containerd does:
+// https://github.com/containerd/platforms/blob/v1.0.0-rc.1/database.go.
+func normal(p ocispec.Platform) *ocispec.Platform {
+	if p.Architecture == "arm64" && p.Variant == "v8" || p.Architecture == "amd64" && p.Variant == "v1" {
+		p.Variant = ""
+	}
+	return &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
+}
+
+// copyImage copies configuration and layers, then the manifest. The store checks each digest.
+func copyImage(ctx context.Context, from, into graph.Store, manifest graph.Node) error {
+	children, err := graph.Children(ctx, from, manifest)
+	if err != nil {
+		return err
+	}
+	for _, n := range append(children, manifest) {
+		if err := copyNode(ctx, from, into, n); err != nil {
+			return fault.Wrap(err, fault.Environment, "copying", n.Digest.String())
+		}
+	}
+	return nil
+}
+
+func copyNode(ctx context.Context, from, into graph.Store, n graph.Node) error {
+	there, err := into.Exists(ctx, n)
+	if err != nil || there {
+		return err
+	}
+	r, err := from.Fetch(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return into.Push(ctx, n, r)
+}

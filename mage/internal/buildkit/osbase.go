@@ -1,0 +1,144 @@
+package buildkit
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/release"
+)
+
+// osBase is the operating system that the vetted base is built on, as a Buildx named context.
+type osBase struct {
+	context  string
+	material evidence.Material
+	local    bool
+}
+
+// reachTime is how long a registry may take to say that it has the pinned image.
+const reachTime = 5 * time.Second
+
+// osBase chooses the pinned image where its registry answers, and otherwise a root file system
+// from the machine's own mirror, one per day.
+func (b *Builder) osBase(ctx context.Context, p release.Plan, dir string) (osBase, error) {
+	pinned := p.Family.Base.Image
+	if pinned != "" {
+		base, err := pinnedBase(ctx, pinned)
+		if err == nil || ctx.Err() != nil || isWrong(err) {
+			return base, err
+		}
+		b.notice(fmt.Sprintf("the registry of %s does not answer: making the OS base from the Debian mirror", pinned))
+	}
+	return b.mirrorBase(ctx, p, dir)
+}
+
+// isWrong tells an error of the name or its content from a registry that cannot be reached.
+func isWrong(err error) bool {
+	kind, _ := fault.KindOf(err)
+	return kind == fault.Invalid || kind == fault.Forged
+}
+
+// pinnedBase asks the image's registry for exactly the pinned digest.
+func pinnedBase(ctx context.Context, name string) (osBase, error) {
+	pinned, err := parsePinned(name)
+	if err != nil {
+		return osBase{}, err
+	}
+	if err := reach(ctx, pinned); err != nil {
+		return osBase{}, err
+	}
+	return osBase{
+		context:  "docker-image://" + pinned.String(),
+		material: material("docker://"+pinned.String(), pinned.Digest),
+	}, nil
+}
+
+// parsePinned reads "[host/]name[:tag]@sha256:…" with Docker's defaults: no host means
+// docker.io, no slash means library/. The tag is for people; the digest decides.
+func parsePinned(name string) (ref.Pinned, error) {
+	repo, hex, ok := strings.Cut(name, "@")
+	d, err := digest.Parse(hex)
+	if !ok || err != nil {
+		return ref.Pinned{}, fault.New(fault.Invalid, "reading OS base", name, "it must be pinned: add @sha256:…")
+	}
+	if colon := strings.LastIndex(repo, ":"); colon > strings.LastIndex(repo, "/") {
+		repo = repo[:colon]
+	}
+	host, _, slash := strings.Cut(repo, "/")
+	switch {
+	case !slash:
+		repo = "docker.io/library/" + repo
+	case host != "localhost" && !strings.ContainsAny(host, ".:"):
+		repo = "docker.io/" + repo
+	}
+	parsed, err := ref.ParseRepo(repo)
+	return ref.Pinned{Repo: parsed, Digest: d}, err
+}
+
+// reach resolves a digest at its registry, without credentials and without retrying.
+func reach(ctx context.Context, name ref.Pinned) error {
+	ctx, cancel := context.WithTimeout(ctx, reachTime)
+	defer cancel()
+	repo, err := remote.NewRepository(name.Repo.String())
+	if err != nil {
+		return fault.Wrap(err, fault.Invalid, "reading OS base", name.String())
+	}
+	repo.PlainHTTP = name.Repo.Loopback()
+	repo.Client = &auth.Client{Client: &http.Client{Transport: http.DefaultTransport}, Cache: auth.NewCache()}
+	found, err := repo.Resolve(ctx, name.Digest.String())
+	if err != nil {
+		return fault.Wrap(err, fault.Unavailable, "asking for OS base", name.String())
+	}
+	if found.Digest != name.Digest {
+		return fault.New(fault.Forged, "asking for OS base", name.String(), "the registry answers with %s", found.Digest)
+	}
+	return nil
+}
+
+// mirrorBase puts the day's root file systems of all platforms under one index.
+func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (osBase, error) {
+	day := b.options.Now().UTC().Truncate(24 * time.Hour)
+	layout := filepath.Join(dir, "os")
+	into, err := oci.New(layout)
+	if err != nil {
+		return osBase{}, fault.Wrap(err, fault.Environment, "creating layout", layout)
+	}
+	var manifests []graph.Node
+	for _, platform := range p.Platforms {
+		cached, err := b.rootfs(ctx, p.Family.Base, platform, day)
+		if err != nil {
+			return osBase{}, err
+		}
+		found, err := merge(ctx, cached, into)
+		if err != nil {
+			return osBase{}, err
+		}
+		manifests = append(manifests, found[platform])
+	}
+	index, err := graph.Assemble(ctx, into, manifests)
+	if err != nil {
+		return osBase{}, err
+	}
+	uri := fmt.Sprintf("pkg:generic/debian-rootfs@%s?distro=%s", day.Format(time.DateOnly), p.Family.Base.Suite)
+	return osBase{
+		context:  fmt.Sprintf("oci-layout://%s@%s", layout, index.Digest),
+		material: material(uri, index.Digest),
+		local:    true,
+	}, nil
+}
+
+func material(uri string, d digest.Digest) evidence.Material {
+	return evidence.Material{Name: "os-base", URI: uri, Digest: map[string]string{"sha256": d.Encoded()}}
+}

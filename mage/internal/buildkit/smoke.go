@@ -1,0 +1,154 @@
+package buildkit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/tool"
+)
+
+// Limits of a smoke test.
+const (
+	smokeTime   = time.Minute     // a test that does not say Within
+	smokeSlack  = 5 * time.Minute // for loading the image, beside the tests themselves
+	smokeKept   = 64 << 10        // bytes of output that Prints is matched against
+	smokeOutput = 2000            // bytes of output that the result holds
+)
+
+// Smoke runs commands inside one built image, without network, and returns a result for each in
+// the same order. A command that fails is a result; an error means that it could not be run.
+//
+// The image comes from the layout by the digest of its platform manifest. It must hold a POSIX
+// shell and the programs timeout and head (coreutils, or BusyBox).
+func (b *Builder) Smoke(ctx context.Context, layout string, n graph.Node, platform string, tests []family.Smoke) ([]evidence.SmokeResult, error) {
+	if len(tests) == 0 {
+		return []evidence.SmokeResult{}, nil
+	}
+	dir, err := b.tempDir("smoke")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if err := writeSmoke(dir, tests); err != nil {
+		return nil, fault.Wrap(err, fault.Environment, "preparing", "smoke tests")
+	}
+	limited, cancel := context.WithTimeout(ctx, smokeLimit(tests))
+	defer cancel()
+	meter := newMeter(b.options.Progress)
+	cmd := b.buildxCommand(
+		"build", "--builder", b.name, "--progress=rawjson", "--no-cache", "--provenance=false", "--sbom=false",
+		"--platform", platform, "--build-context", fmt.Sprintf("built=oci-layout://%s@%s", layout, n.Digest),
+		"--output", "type=local,dest="+filepath.Join(dir, "out"), "--file", filepath.Join(dir, "Dockerfile"), filepath.Join(dir, "context"))
+	cmd.Lines = meter.line
+	if err := tool.Run(limited, cmd, fault.BuildFailed); err != nil {
+		if limited.Err() != nil && ctx.Err() == nil {
+			return nil, fault.New(fault.BuildFailed, "running smoke tests on", n.Digest.String(), "they did not end within %s", smokeLimit(tests))
+		}
+		return nil, fault.Wrap(b.explain(err, meter.failure()), fault.BuildFailed, "running smoke tests on", n.Digest.String())
+	}
+	return readSmoke(filepath.Join(dir, "out"), tests)
+}
+
+func smokeLimit(tests []family.Smoke) time.Duration {
+	limit := smokeSlack
+	for _, t := range tests {
+		limit += within(t)
+	}
+	return limit
+}
+
+func within(t family.Smoke) time.Duration {
+	if t.Within <= 0 {
+		return smokeTime
+	}
+	return t.Within
+}
+
+// smokeScript is the same for every test: the limit in seconds and the test's own argument
+// vector come as positional parameters, so that no shell ever reads them as words of a script.
+const smokeScript = `d=/.containai-smoke/results; limit=$1; shift; ` +
+	`timeout -k 1 "$limit" "$@" >"$d/all" 2>&1 </dev/null; echo $? >"$d/exit"; ` +
+	`head -c 65536 "$d/all" >"$d/output"; rm -f "$d/all"`
+
+// writeSmoke writes a build that runs every test in a stage of its own, as the image's own user,
+// and gathers what each printed. The directory for results is open to every user.
+func writeSmoke(dir string, tests []family.Smoke) error {
+	results := filepath.Join(dir, "context", "smoke", "results")
+	if err := os.MkdirAll(results, 0o755); err != nil {
+		return err
+	}
+	dockerfile, err := smokeDockerfile(tests)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o600)
+}
+
+func smokeDockerfile(tests []family.Smoke) (string, error) {
+	var run, gather strings.Builder
+	for i, t := range tests {
+		seconds := strconv.Itoa(int(math.Ceil(within(t).Seconds())))
+		argv := append([]string{"/bin/sh", "-c", smokeScript, "smoke", seconds}, t.Run...)
+		encoded, err := json.Marshal(argv) // its escapes also keep "<<" from being read as a here-document
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&run, "FROM prepared AS test%d\nRUN --network=none %s\n", i, encoded)
+		fmt.Fprintf(&gather, "COPY --from=test%d /.containai-smoke/results /%d\n", i, i)
+	}
+	return "FROM built AS prepared\nCOPY --chmod=0777 smoke /.containai-smoke\n" + run.String() + "FROM scratch\n" + gather.String(), nil
+}
+
+func readSmoke(dir string, tests []family.Smoke) ([]evidence.SmokeResult, error) {
+	results := make([]evidence.SmokeResult, len(tests))
+	for i, t := range tests {
+		home := filepath.Join(dir, strconv.Itoa(i))
+		exit, err := os.ReadFile(filepath.Join(home, "exit"))
+		if err != nil {
+			return nil, fault.Wrap(err, fault.BuildFailed, "reading smoke test", t.Name)
+		}
+		code, err := strconv.Atoi(strings.TrimSpace(string(exit)))
+		if err != nil {
+			return nil, fault.Wrap(err, fault.BuildFailed, "reading smoke test", t.Name)
+		}
+		output, err := os.ReadFile(filepath.Join(home, "output"))
+		if err != nil {
+			return nil, fault.Wrap(err, fault.BuildFailed, "reading smoke test", t.Name)
+		}
+		if results[i], err = judge(t, code, output); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}
+
+// timedOut is timeout's exit code when the limit was reached: timeout(1).
+const timedOut = 124
+
+// judge decides one test; it is pure.
+func judge(t family.Smoke, exit int, output []byte) (evidence.SmokeResult, error) {
+	prints, err := regexp.Compile(t.Prints)
+	if err != nil {
+		return evidence.SmokeResult{}, fault.Wrap(err, fault.Invalid, "reading smoke test", t.Name)
+	}
+	output = bytes.TrimRight(output[:min(len(output), smokeKept)], " \t\r\n") // so that ^agent$ matches what `id -un` prints
+	passed := exit == t.Exit && prints.Match(output)
+	text := strings.ToValidUTF8(string(output[:min(len(output), smokeOutput)]), "\uFFFD")
+	if exit == timedOut && !passed {
+		text = strings.ToValidUTF8(fmt.Sprintf("it did not end within %s\n%s", within(t), text), "\uFFFD")
+	}
+	return evidence.SmokeResult{Name: t.Name, Passed: passed, Exit: exit, Output: text[:min(len(text), smokeOutput)]}, nil
+}

@@ -1,0 +1,174 @@
+package inspect
+
+import (
+	"context"
+	"debug/buildinfo"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/fault"
+)
+
+// Inspector runs the worker for one job at a time.
+type Inspector struct {
+	worker, cache, db string
+	progress          func(Event)
+}
+
+// New returns an inspector that starts the program worker, keeps scan results by layer below
+// cache and looks vulnerabilities up in the Trivy database in the directory db; an empty db means
+// that there is none, and every report then says "not scanned". Progress is called from several
+// goroutines but never twice at once; it may be nil.
+func New(worker, cache, db string, progress func(Event)) *Inspector {
+	if progress == nil {
+		progress = func(Event) {}
+	}
+	return &Inspector{worker: worker, cache: cache, db: db, progress: progress}
+}
+
+// Inspect makes the evidence of every cell and directory of a job and returns their reports, in
+// the order of [Job.Targets]. Evidence that is there, sound, and about the same digest, made by
+// the same tools with the same database, is not made again.
+func (i *Inspector) Inspect(ctx context.Context, job Job) ([]evidence.Report, error) {
+	job.Cache, job.Database = i.cache, i.db
+	if err := job.Validate(); err != nil {
+		return nil, err
+	}
+	want, err := i.expect(job)
+	if err != nil {
+		return nil, err
+	}
+	if open := i.unfinished(job, want); len(open.Targets()) > 0 {
+		if err := i.work(ctx, open); err != nil {
+			return nil, err
+		}
+	}
+	reports := make([]evidence.Report, 0, len(want))
+	for _, w := range want {
+		report, err := w.check(job.Dir(w.cell))
+		if err != nil {
+			return nil, err
+		}
+		reports = append(reports, report)
+	}
+	return reports, nil
+}
+
+// expect says what the report of each target must state, from what this process knows itself.
+func (i *Inspector) expect(job Job) ([]expected, error) {
+	tools, err := linkedTools(i.worker)
+	if err != nil {
+		return nil, err
+	}
+	database := ""
+	if job.Database != "" {
+		if database, err = CheckDatabase(job.Database, job.Now, job.MaxAge); err != nil {
+			return nil, err
+		}
+	}
+	var want []expected
+	for _, c := range job.Cells {
+		want = append(want, expected{cell: c.Cell, digest: c.Digest, tools: tools, database: database})
+	}
+	for _, d := range job.Directories {
+		tree, err := TreeDigest(d.Path)
+		if err != nil {
+			return nil, err
+		}
+		want = append(want, expected{cell: d.Cell(), digest: tree, tools: tools, database: database})
+	}
+	return want, nil
+}
+
+// unfinished returns the job without the targets whose evidence is there and holds.
+func (i *Inspector) unfinished(job Job, want []expected) Job {
+	done := map[evidence.Cell]bool{}
+	for _, w := range want {
+		if _, err := w.check(job.Dir(w.cell)); err == nil {
+			done[w.cell] = true
+			i.progress(Event{Kind: Reused, Cell: w.cell})
+		}
+	}
+	open := job
+	open.Cells, open.Directories = nil, nil
+	for _, c := range job.Cells {
+		if !done[c.Cell] {
+			open.Cells = append(open.Cells, c)
+		}
+	}
+	for _, d := range job.Directories {
+		if !done[d.Cell()] {
+			open.Directories = append(open.Directories, d)
+		}
+	}
+	return open
+}
+
+// work runs the worker on a job, alone on its cache, with a scratch directory of its own.
+func (i *Inspector) work(ctx context.Context, job Job) error {
+	if err := os.MkdirAll(i.cache, 0o700); err != nil {
+		return fault.Wrap(err, fault.Environment, "creating", i.cache)
+	}
+	unlock, err := lock(filepath.Join(i.cache, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	scratch := filepath.Join(i.cache, "scratch")
+	// What a killed run left behind goes first; the lock says that nobody uses it.
+	if err := os.RemoveAll(scratch); err != nil {
+		return fault.Wrap(err, fault.Environment, "emptying", scratch)
+	}
+	defer os.RemoveAll(scratch)
+	for _, dir := range []string{"home", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(scratch, dir), 0o700); err != nil {
+			return fault.Wrap(err, fault.Environment, "creating", scratch)
+		}
+	}
+	return i.runWorker(ctx, job, scratch)
+}
+
+// lock takes an exclusive lock that ends with this process.
+func lock(path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Environment, "locking", path)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		return nil, fault.New(fault.Unavailable, "locking", path, "another inspection uses this cache: %w", err).WithHint("wait for the other run to end, then run this again")
+	}
+	return func() { file.Close() }, nil
+}
+
+// The modules whose versions a report must state.
+const (
+	syftModule  = "github.com/anchore/syft"
+	trivyModule = "github.com/aquasecurity/trivy"
+)
+
+// linkedTools reads from the worker's build information which scanners are linked into it.
+func linkedTools(worker string) (map[string]string, error) {
+	info, err := buildinfo.ReadFile(worker)
+	if err != nil {
+		return nil, fault.New(fault.Environment, "reading scanner worker", worker, "%w", err).WithHint("build it with `%s`", BuildCommand)
+	}
+	tools := map[string]string{ToolInspect: Revision}
+	for _, dep := range info.Deps {
+		switch dep.Path {
+		case syftModule:
+			tools[ToolSyft] = dep.Version
+		case trivyModule:
+			tools[ToolTrivy] = dep.Version
+		}
+	}
+	if tools[ToolSyft] == "" || tools[ToolTrivy] == "" {
+		return nil, fault.New(fault.Environment, "reading scanner worker", worker, "no scanners are linked into it").WithHint("build it with `%s`", BuildCommand)
+	}
+	return tools, nil
+}
+
+// BuildCommand builds the worker in this module.
+const BuildCommand = "GOEXPERIMENT=jsonv2 go build ./mage/cmd/inspect"

@@ -1,0 +1,250 @@
+package inspect_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/inspect"
+)
+
+// TestUnsoundImageIsRefused is row F7: what cannot be scanned whole has no report.
+func TestUnsoundImageIsRefused(t *testing.T) {
+	sound := recipe{name: "app", layers: [][]file{debian(), {{"hello", "hello hello hello"}}}}
+	change := func(edit func(r *recipe)) recipe {
+		r := sound
+		edit(&r)
+		return r
+	}
+	tests := []struct {
+		name  string
+		image recipe
+		spoil func(t *testing.T, layout string, cell *inspect.Cell)
+		kind  fault.Kind
+		cause string
+	}{
+		{name: "a truncated layer", image: sound, kind: fault.Forged, cause: "the layout holds", spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			path := blob(layout, readManifest(t, layout, *cell).Layers[1].Digest)
+			spoilFile(t, path, func(content []byte) []byte { return content[:len(content)/2] })
+		}},
+		{name: "a layer with other content", image: sound, kind: fault.Forged, cause: "the layout holds", spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			path := blob(layout, readManifest(t, layout, *cell).Layers[0].Digest)
+			spoilFile(t, path, func(content []byte) []byte { content[len(content)-1]++; return content })
+		}},
+		{name: "a manifest with other content", image: sound, kind: fault.Forged, cause: "content has", spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			spoilFile(t, blob(layout, cell.Digest), func(content []byte) []byte { return bytes.Replace(content, []byte("2"), []byte("3"), 1) })
+		}},
+		{name: "a missing layer", image: sound, kind: fault.Refused, cause: "does not hold it", spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			if err := os.Remove(blob(layout, readManifest(t, layout, *cell).Layers[1].Digest)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "a missing manifest", image: sound, kind: fault.Refused, cause: "does not hold it", spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			cell.Digest = digest.FromString("nothing")
+		}},
+		{name: "an image for another platform", image: sound, kind: fault.Forged, cause: `platform "linux/amd64"`, spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			cell.Platform = "linux/arm64"
+		}},
+		{name: "an index in place of a manifest", image: sound, kind: fault.Refused, cause: "no image manifest", spoil: func(t *testing.T, layout string, cell *inspect.Cell) {
+			cell.MediaType = ocispec.MediaTypeImageIndex
+		}},
+		{name: "a layer no scanner unpacks", image: change(func(r *recipe) { r.mediaType = "application/vnd.oci.image.layer.v1.tar+encrypted" }), kind: fault.Refused, cause: "not scanned"},
+		{name: "a layer that is no archive", image: change(func(r *recipe) { r.mediaType = ocispec.MediaTypeImageLayerGzip }), kind: fault.Refused, cause: "gzip"},
+		{name: "a package database with no package in it", image: change(func(r *recipe) { r.layers = [][]file{debianWith("")} }), kind: fault.Refused, cause: "no package in the SBOM"},
+		{name: "a package database removed by a later layer", image: change(func(r *recipe) { r.layers = [][]file{debian(), {{"var/lib/dpkg/.wh.status", ""}}} }), kind: fault.Refused, cause: "removes the package database"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			layout, cells := newLayout(t, test.image)
+			if test.spoil != nil {
+				test.spoil(t, layout, &cells[0])
+			}
+			run := newInspection(t, layout, cells...)
+			_, err := run.run(t)
+			if !errors.Is(err, test.kind) || !strings.Contains(err.Error(), test.cause) {
+				t.Errorf("got %v, want %v that names %q", err, test.kind, test.cause)
+			}
+			if err != nil && !strings.Contains(err.Error(), "app linux/") && !strings.Contains(err.Error(), "sha256:") {
+				t.Errorf("%q names neither the cell nor the blob", err)
+			}
+			if _, err := os.Stat(run.job.Dir(cells[0].Cell)); err == nil {
+				t.Error("evidence was written")
+			}
+		})
+	}
+}
+
+func TestEvidenceDependsOnContentAlone(t *testing.T) {
+	image := recipe{name: "app", layers: [][]file{debian(), {{"etc/deploy.env", "AWS_ACCESS_KEY_ID=" + awsKey() + "\nTOKEN=" + githubToken() + "\n"}}}}
+	var first [2][]byte
+	for i := range 3 {
+		layout, cells := newLayout(t, image)
+		run := newInspection(t, layout, cells...)
+		run.job.Parallel = 1 + 3*i
+		run.mustRun(t)
+		for n, name := range []string{inspect.SBOMFile, inspect.ReportFile} {
+			content := run.file(t, cells[0].Cell, name)
+			if i > 0 && !bytes.Equal(content, first[n]) {
+				t.Errorf("%s differs between directories:\n%s\n%s", name, first[n], content)
+			}
+			first[n] = content
+		}
+	}
+}
+
+func TestLayersAreScannedOnceAndEvidenceIsReused(t *testing.T) {
+	layout, cells := newLayout(t,
+		recipe{name: "base", layers: [][]file{debian()}},
+		recipe{name: "left", layers: [][]file{debian(), {{"left", "left left left"}}}},
+		recipe{name: "right", layers: [][]file{debian(), {{"right", "right right right"}}}},
+	)
+	run := newInspection(t, layout, cells...)
+	first := run.mustRun(t)
+	if scanned, layers := run.count(inspect.Done); scanned != 3 || layers != 3 {
+		t.Errorf("first: %d cells and %d layers scanned, want 3 and 3", scanned, layers)
+	}
+
+	second := run.mustRun(t)
+	reused, _ := run.count(inspect.Reused)
+	if scanned, layers := run.count(inspect.Done); reused != 3 || scanned+layers != 0 {
+		t.Errorf("again: %d reused, %d cells and %d layers scanned, want 3, 0 and 0", reused, scanned, layers)
+	}
+	if a, b := toJSON(t, first), toJSON(t, second); !bytes.Equal(a, b) {
+		t.Errorf("reused reports differ:\n%s\n%s", a, b)
+	}
+
+	path := run.job.Dir(cells[1].Cell) + "/" + inspect.ReportFile
+	spoilFile(t, path, func(content []byte) []byte {
+		return bytes.Replace(content, []byte(`"packages": 3`), []byte(`"packages": 4`), 1)
+	})
+	run.mustRun(t)
+	if scanned, layers := run.count(inspect.Done); scanned != 1 || layers != 0 {
+		t.Errorf("after a report was changed: %d cells and %d layers scanned, want 1 and 0", scanned, layers)
+	}
+
+	run.db = newDatabase(t, "debian 12", current())
+	reports := run.mustRun(t)
+	if scanned, layers := run.count(inspect.Done); scanned != 3 || layers != 0 {
+		t.Errorf("with a database: %d cells and %d layers scanned, want 3 and 0", scanned, layers)
+	}
+	for _, r := range reports {
+		if r.Vulnerabilities != evidence.Scanned {
+			t.Errorf("%s: %s because %s", r.Cell, r.Vulnerabilities, r.Reason)
+		}
+	}
+}
+
+// TestPackagesOfThisMachine compares the SBOM of a real package database with dpkg's own list.
+func TestPackagesOfThisMachine(t *testing.T) {
+	status, err := os.ReadFile("/var/lib/dpkg/status")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skipf("this machine is no Debian: %v", err)
+	}
+	list, err := exec.Command("dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Package}\n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	installed := map[string]bool{}
+	for line := range strings.Lines(string(list)) {
+		if name, ok := strings.CutPrefix(line, "ii "); ok {
+			installed[strings.TrimSpace(name)] = true
+		}
+	}
+	layer := debian()
+	layer[2].content = string(status)
+	layout, cells := newLayout(t, recipe{name: "app", layers: [][]file{layer}})
+	run := newInspection(t, layout, cells...)
+	run.mustRun(t)
+	var bom struct{ Components []struct{ Type, Name string } }
+	if err := json.Unmarshal(run.file(t, cells[0].Cell, inspect.SBOMFile), &bom); err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, c := range bom.Components {
+		if c.Type == "library" {
+			listed[c.Name] = true
+		}
+	}
+	for name := range installed {
+		if !listed[name] {
+			t.Errorf("dpkg has %s, the SBOM has not", name)
+		}
+	}
+	for name := range listed {
+		if !installed[name] {
+			t.Errorf("the SBOM has %s, dpkg has not", name)
+		}
+	}
+}
+
+func toJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	content, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func readManifest(t *testing.T, layout string, cell inspect.Cell) ocispec.Manifest {
+	t.Helper()
+	content, err := os.ReadFile(blob(layout, cell.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(content, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func spoilFile(t *testing.T, path string, edit func([]byte) []byte) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil { // blobs are read-only
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, edit(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// javaArchive is a jar of which only the manifest matters.
+func javaArchive(t *testing.T) string {
+	t.Helper()
+	var content bytes.Buffer
+	archive := zip.NewWriter(&content)
+	for name, text := range map[string]string{
+		"META-INF/MANIFEST.MF":                          "Manifest-Version: 1.0\nImplementation-Title: app\nImplementation-Version: 1.2.3\n",
+		"META-INF/maven/org.example/app/pom.properties": "groupId=org.example\nartifactId=app\nversion=1.2.3\n",
+	} {
+		w, err := archive.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return content.String()
+}

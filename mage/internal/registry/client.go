@@ -1,0 +1,131 @@
+// Package registry moves content between stores and gives it names in them.
+//
+// A [Client] speaks to one owner on one registry; its [Repository] values and a [Layout], which
+// is an OCI image layout on disk, are graph stores with tags and referrers. [Copy] moves whatever
+// a node reaches from one store to another, [Verify] proves that it is all there. Invariant:
+// content is stored before the manifest that names it, a manifest before the tag that names it,
+// and what is tagged are the very bytes that were built: nothing here makes a new digest of them.
+package registry
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/ref"
+)
+
+// Options are the optional parts of a client.
+type Options struct {
+	Credential auth.CredentialFunc // nil means Docker's configuration and its helpers; on loopback nobody logs in
+	UserAgent  string              // empty means "containai"
+	Pause      time.Duration       // before the first repeated read-back, doubling each time; zero means 250 ms
+}
+
+// Client speaks to the repositories of one owner on one registry. It is safe for concurrent use.
+type Client struct {
+	base  ref.Repo
+	auth  *auth.Client
+	meter *meter
+	pause time.Duration
+
+	transfers keyed       // one upload of a digest at a time, so that the second can mount the first
+	noAPI     atomic.Bool // the registry answered that it has no referrers API
+
+	mu    sync.Mutex
+	repos map[string]*Repository
+	homes map[digest.Digest]string // blob → path of a repository that has it
+}
+
+// New returns a client for "host[:port]/owner". It sends nothing. Plain HTTP is used for loopback
+// addresses and nowhere else.
+func New(base string, o Options) (*Client, error) {
+	owner, err := ref.ParseRepo(base)
+	if err != nil {
+		return nil, err
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "containai"
+	}
+	if o.Pause <= 0 {
+		o.Pause = 250 * time.Millisecond
+	}
+	if o.Credential == nil && !owner.Loopback() {
+		store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
+		if err != nil {
+			return nil, fault.Wrap(err, fault.Environment, "reading", "Docker configuration")
+		}
+		o.Credential = credentials.Credential(store)
+	}
+	count := &meter{calls: map[string]int{}}
+	login := &auth.Client{Client: newHTTP(count), Credential: o.Credential, Cache: auth.NewCache()}
+	login.SetUserAgent(o.UserAgent)
+	return &Client{
+		base: owner, auth: login, meter: count, pause: o.Pause,
+		repos: map[string]*Repository{}, homes: map[digest.Digest]string{},
+	}, nil
+}
+
+// Repo returns the repository "host/owner/name"; the same name gives the same value.
+func (c *Client) Repo(name string) (*Repository, error) {
+	full, err := ref.ParseRepo(c.base.String() + "/" + name)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r, ok := c.repos[name]; ok {
+		return r, nil
+	}
+	r, err := newRepository(c, full)
+	if err != nil {
+		return nil, err
+	}
+	c.repos[name] = r
+	return r, nil
+}
+
+// Base returns the host and owner this client was made for.
+func (c *Client) Base() ref.Repo { return c.base }
+
+// Counts returns how many requests were sent so far.
+func (c *Client) Counts() Counts { return c.meter.counts() }
+
+// home returns the path of a repository that has a blob, or "".
+func (c *Client) home(d digest.Digest) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.homes[d]
+}
+
+func (c *Client) setHome(d digest.Digest, path string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.homes[d] = path
+}
+
+// keyed is a mutex per digest.
+type keyed struct {
+	mu    sync.Mutex
+	locks map[digest.Digest]*sync.Mutex
+}
+
+// lock locks one digest and returns what unlocks it.
+func (k *keyed) lock(d digest.Digest) (unlock func()) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[digest.Digest]*sync.Mutex{}
+	}
+	if k.locks[d] == nil {
+		k.locks[d] = &sync.Mutex{}
+	}
+	m := k.locks[d]
+	k.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}

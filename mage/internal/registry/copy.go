@@ -1,0 +1,213 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+)
+
+// Limits of a graph that is copied or verified.
+const (
+	parallel = 4      // blobs at a time
+	maxNodes = 10_000 // below one root
+	maxDepth = 4      // of indexes in indexes
+)
+
+// Copy brings what root reaches from src to dst: blobs in parallel, then manifests from the
+// leaves up. What dst has is not sent again; a manifest that is there stands for all below it.
+func Copy(ctx context.Context, src, dst graph.Store, root graph.Node) error {
+	below, err := reach(ctx, src, root, dst.Exists)
+	if err != nil {
+		return err
+	}
+	if err := each(ctx, below.blobs, func(ctx context.Context, n graph.Node) error { return copyBlob(ctx, src, dst, n) }); err != nil {
+		return err
+	}
+	for _, n := range below.manifests {
+		if err := copyManifest(ctx, src, dst, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CopyFrom is Copy into a repository. A layer that a sibling has is mounted instead of sent.
+func (r *Repository) CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error {
+	return Copy(ctx, src, r, root)
+}
+
+// Verify proves that everything root reaches is in the store with the size and digest it is
+// named by. It reads all of it.
+func Verify(ctx context.Context, s graph.Store, root graph.Node) error {
+	below, err := reach(ctx, s, root, nil)
+	if err != nil {
+		return err
+	}
+	return each(ctx, below.blobs, func(ctx context.Context, n graph.Node) error {
+		body, err := s.Fetch(ctx, n)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		_, err = io.Copy(io.Discard, verified(body, n))
+		return classify(err, fault.Unavailable, "verifying", n.Digest.String())
+	})
+}
+
+// reached is what a root reaches, each digest once; manifests come after their children.
+type reached struct{ manifests, blobs []graph.Node }
+
+// reach walks from a root. Where known says that a manifest is there already, it goes no deeper.
+func reach(ctx context.Context, src graph.Store, root graph.Node, known func(context.Context, graph.Node) (bool, error)) (reached, error) {
+	if !isManifest(root) {
+		return reached{}, fault.New(fault.Refused, "reading", root.Digest.String(), "media type %q is neither a manifest nor an index", root.MediaType)
+	}
+	var out reached
+	seen := map[digest.Digest]bool{}
+	var walk func(n graph.Node, depth int) error
+	walk = func(n graph.Node, depth int) error {
+		if seen[n.Digest] {
+			return nil
+		}
+		seen[n.Digest] = true
+		if depth > maxDepth || len(seen) > maxNodes {
+			return fault.New(fault.Refused, "reading", root.Digest.String(), "it reaches more than %d nodes or is nested deeper than %d", maxNodes, maxDepth)
+		}
+		if known != nil {
+			if there, err := known(ctx, n); err != nil || there {
+				return err
+			}
+		}
+		children, err := childrenOf(ctx, src, n)
+		if err != nil {
+			return err
+		}
+		for _, child := range children {
+			if graph.IsIndex(n) {
+				if err := walk(child, depth+1); err != nil {
+					return err
+				}
+			} else if !seen[child.Digest] {
+				seen[child.Digest] = true
+				out.blobs = append(out.blobs, child)
+			}
+		}
+		out.manifests = append(out.manifests, n)
+		return nil
+	}
+	return out, walk(root, 0)
+}
+
+// childrenOf reads the children of a manifest and refuses what could be taken for something
+// else: a child of an index is a manifest, what a manifest names is not.
+func childrenOf(ctx context.Context, src graph.Store, n graph.Node) ([]graph.Node, error) {
+	if n.MediaType == dockerList || n.MediaType == dockerManifest {
+		return nil, fault.New(fault.Refused, "reading", n.Digest.String(), "media type %s is not of OCI", n.MediaType).
+			WithHint("build with OCI media types (BuildKit: oci-mediatypes=true)")
+	}
+	children, err := graph.Children(ctx, src, n)
+	if err != nil {
+		return nil, classify(err, fault.Unavailable, "reading", n.Digest.String())
+	}
+	for _, child := range children {
+		if isManifest(child) != graph.IsIndex(n) {
+			return nil, fault.New(fault.Refused, "reading", n.Digest.String(), "its child %s has media type %s", child.Digest, child.MediaType)
+		}
+	}
+	return children, nil
+}
+
+// each runs f over nodes, a few at a time, and returns the first error.
+func each(ctx context.Context, nodes []graph.Node, f func(context.Context, graph.Node) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for _, n := range nodes {
+		group.Go(func() error { return f(ctx, n) })
+	}
+	return group.Wait()
+}
+
+func copyManifest(ctx context.Context, src, dst graph.Store, n graph.Node) error {
+	content, err := graph.Fetch(ctx, src, n, graph.MaxManifest)
+	if err != nil {
+		return err
+	}
+	_, err = graph.PushBytes(ctx, dst, n.MediaType, content)
+	return err
+}
+
+func copyBlob(ctx context.Context, src, dst graph.Store, n graph.Node) error {
+	if r, ok := dst.(*Repository); ok {
+		return r.transfer(ctx, src, n)
+	}
+	there, err := dst.Exists(ctx, n)
+	if err != nil || there {
+		return err
+	}
+	return send(ctx, src, n, func(body io.Reader) error { return dst.Push(ctx, n, body) })
+}
+
+// uploadTries is how often the upload of one blob is begun.
+const uploadTries = 3
+
+// transfer brings one blob into the repository: nothing if it is there, a mount if a sibling has
+// it, an upload otherwise. A broken upload is begun anew, in a session of its own.
+func (r *Repository) transfer(ctx context.Context, src graph.Store, n graph.Node) error {
+	defer r.client.transfers.lock(n.Digest)()
+	there, err := r.Exists(ctx, n)
+	for try := 1; err == nil && !there; try++ {
+		err = r.upload(ctx, src, n)
+		if err == nil || try == uploadTries || !errors.Is(err, fault.Unavailable) {
+			break
+		}
+		err = sleep(ctx, r.client.pause<<try)
+	}
+	if err == nil {
+		r.client.setHome(n.Digest, r.name.Path)
+	}
+	return err
+}
+
+func (r *Repository) upload(ctx context.Context, src graph.Store, n graph.Node) error {
+	if home := r.client.home(n.Digest); home != "" && home != r.name.Path {
+		err := r.remote.Mount(ctx, n, home, func() (io.ReadCloser, error) {
+			body, err := src.Fetch(ctx, n)
+			if err != nil {
+				return nil, err
+			}
+			return verified(body, n), nil
+		})
+		if err == nil {
+			return nil // mounted, or answered 202 and uploaded
+		}
+	}
+	return send(ctx, src, n, func(body io.Reader) error { return r.Push(ctx, n, body) })
+}
+
+func send(ctx context.Context, src graph.Store, n graph.Node, push func(io.Reader) error) error {
+	body, err := src.Fetch(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return push(verified(body, n))
+}
+
+// sleep waits, or returns when the context ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fault.Wrap(context.Cause(ctx), fault.Unavailable, "waiting for", "registry")
+	}
+}

@@ -1,0 +1,53 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"oras.land/oras-go/v2/content"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+)
+
+// verified returns a reader that gives the content of n and fails, instead of ending, when it is
+// shorter, longer or other than n says.
+func verified(body io.Reader, n graph.Node) io.ReadCloser {
+	if v, ok := body.(*verifiedReader); ok && v.node.Digest == n.Digest && v.node.Size == n.Size {
+		return v // the source checks already: hashing twice proves nothing more
+	}
+	closer, ok := body.(io.Closer)
+	if !ok {
+		closer = io.NopCloser(body)
+	}
+	return &verifiedReader{node: n, body: closer, check: content.NewVerifyReader(body, n)}
+}
+
+type verifiedReader struct {
+	node  graph.Node
+	body  io.Closer
+	check *content.VerifyReader
+}
+
+func (v *verifiedReader) Read(p []byte) (int, error) {
+	n, err := v.check.Read(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case err == io.EOF:
+		if err := v.check.Verify(); err != nil {
+			return n, v.forged(err)
+		}
+		return n, io.EOF
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return n, v.forged(fmt.Errorf("it ends before byte %d: %w", v.node.Size, err))
+	}
+	return n, err
+}
+
+func (v *verifiedReader) Close() error { return v.body.Close() }
+
+func (v *verifiedReader) forged(err error) error {
+	return &fault.Error{Op: "reading", Subject: v.node.Digest.String(), Kind: fault.Forged, Err: err}
+}

@@ -1,0 +1,140 @@
+package registry
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/release"
+)
+
+// TagImmutable gives a manifest a name that never changes: it creates the tag, writes nothing if
+// the tag has that digest, and refuses with fault.Immutable if it has another.
+func (r *Repository) TagImmutable(ctx context.Context, tag string, n graph.Node) (written bool, err error) {
+	return tagImmutable(ctx, r, tag, n)
+}
+
+// MoveTag moves a tag from the digest the plan saw to another. It refuses with fault.Conflict if
+// the tag stands elsewhere, and writes nothing if it is already there.
+func (r *Repository) MoveTag(ctx context.Context, m release.Move) (written bool, err error) {
+	if m.Tag.Repo != r.name {
+		return false, fault.New(fault.Invalid, "moving tag", m.Tag.String(), "it is not a tag of %s", r.name)
+	}
+	return moveTag(ctx, r, m.Tag.Tag, m.From, m.To)
+}
+
+// backend is what tags and referrers need of a store: a repository or a layout.
+type backend interface {
+	graph.Store
+	at(ctx context.Context, name string) (graph.Node, bool, error)             // what a name holds
+	put(ctx context.Context, name string, n graph.Node, content []byte) error  // store a manifest under a name
+	native(ctx context.Context, subject graph.Node) ([]graph.Node, error)      // referrers the store lists by itself
+	remember(subject digest.Digest, entries []graph.Node) (known []graph.Node) // referrers ever seen on a subject
+	wait(ctx context.Context, try int) error                                   // before the next read-back
+	pin(n graph.Node) string
+}
+
+// readBacks is how often a write is read again before it counts as not done: with the default
+// pause 0.25 + 0.5 + … = 16 s for a registry whose reads lag behind its writes.
+const readBacks = 7
+
+// tagImmutable creates a tag, or finds it with the same digest, or refuses.
+func tagImmutable(ctx context.Context, b backend, tag string, n graph.Node) (bool, error) {
+	if _, err := ref.ParseTag(tag); err != nil {
+		return false, err
+	}
+	now, there, err := b.at(ctx, tag)
+	switch {
+	case err != nil:
+		return false, err
+	case there && now.Digest == n.Digest:
+		return false, nil
+	case there:
+		return false, immutable(tag, now, n)
+	}
+	if now, err = write(ctx, b, tag, "", n); err != nil {
+		return true, err
+	}
+	if now.Digest != n.Digest {
+		return true, immutable(tag, now, n)
+	}
+	return true, nil
+}
+
+// moveTag moves a tag from one digest to another. An empty from means: it must not exist.
+func moveTag(ctx context.Context, b backend, tag string, from digest.Digest, to graph.Node) (bool, error) {
+	if _, err := ref.ParseTag(tag); err != nil {
+		return false, err
+	}
+	now, _, err := b.at(ctx, tag) // an absent tag has the digest ""
+	switch {
+	case err != nil:
+		return false, err
+	case now.Digest == to.Digest:
+		return false, nil
+	case now.Digest != from:
+		return false, moved(tag, now, from)
+	}
+	if now, err = write(ctx, b, tag, from, to); err != nil {
+		return true, err
+	}
+	if now.Digest != to.Digest {
+		return true, moved(tag, now, to.Digest)
+	}
+	return true, nil
+}
+
+// write puts the bytes of a stored manifest under a tag and reads the tag until it holds them.
+// It returns what the tag holds, which is other than n if somebody else wrote at the same time.
+func write(ctx context.Context, b backend, tag string, was digest.Digest, n graph.Node) (graph.Node, error) {
+	content, err := graph.Fetch(ctx, b, n, graph.MaxManifest)
+	if err != nil {
+		return graph.Node{}, err
+	}
+	if err := b.put(ctx, tag, n, content); err != nil {
+		return graph.Node{}, err
+	}
+	for try := range readBacks {
+		now, there, err := b.at(ctx, tag)
+		if err != nil {
+			return graph.Node{}, err
+		}
+		if there && now.Digest != was {
+			return now, nil
+		}
+		if err := b.wait(ctx, try); err != nil {
+			return graph.Node{}, err
+		}
+	}
+	return graph.Node{}, fault.New(fault.Unavailable, "tagging", b.pin(n), "%q was written and does not read back", tag).
+		WithHint("the registry lags; run the same command again")
+}
+
+func immutable(tag string, found, want graph.Node) error {
+	return fault.New(fault.Immutable, "tagging", tag, "it names %s, and would have to name %s", found.Digest, want.Digest).
+		WithHint("an immutable tag never changes; release another commit, or a rebuild of this one under its own -r tag")
+}
+
+func moved(tag string, found graph.Node, want digest.Digest) error {
+	return fault.New(fault.Conflict, "moving tag", tag, "it stands at %s, not at %s", orAbsent(found.Digest), orAbsent(want)).
+		WithHint("somebody moved it: plan again")
+}
+
+func orAbsent(d digest.Digest) string {
+	if d == "" {
+		return "absent"
+	}
+	return d.String()
+}
+
+// wait doubles the pause with every try.
+func (r *Repository) wait(ctx context.Context, try int) error {
+	return sleep(ctx, min(r.client.pause<<try, maxPause))
+}
+
+// maxPause is the longest time between two read-backs.
+const maxPause = 8 * time.Second

@@ -1,0 +1,178 @@
+package mage
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/buildkit"
+	"github.com/containai/containai/mage/internal/inspect"
+	"github.com/containai/containai/mage/internal/pack"
+	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/internal/tool"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+)
+
+// builderPort opens BuildKit when something has to be built.
+type builderPort struct {
+	*workshop
+	layout *registry.Layout
+	only   []string // images to build; empty means all
+	opened *buildkit.Builder
+}
+
+func (p *builderPort) open(ctx context.Context) (*buildkit.Builder, error) {
+	if p.opened != nil {
+		return p.opened, nil
+	}
+	b, err := buildkit.Open(ctx, buildkit.Options{
+		State: p.state.Dir(), Cache: p.env.cache, Builder: p.env.builder, Host: p.env.buildkit,
+		CA: p.env.caBundle, Now: p.env.now, Progress: p.progress.build,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(b.Close)
+	p.opened = b
+	return b, nil
+}
+
+// Build bakes the family into the layout.
+func (p *builderPort) Build(ctx context.Context, plan release.Plan) (pipeline.Images, error) {
+	p.progress.Start("build", "family")
+	b, err := p.open(ctx)
+	if err != nil {
+		return pipeline.Images{}, err
+	}
+	r, err := b.Build(ctx, buildkit.Request{Plan: plan, Root: p.root, Images: p.only}, p.layout)
+	if err != nil {
+		return pipeline.Images{}, err
+	}
+	for name, image := range r.Images {
+		if err := p.layout.Name(ctx, image.Index, name); err != nil {
+			return pipeline.Images{}, err
+		}
+	}
+	p.progress.Done("build", "family", "")
+	return pipeline.Images{Images: r.Images, Materials: r.Materials, Tools: r.Tools, LocalBase: r.LocalBase}, nil
+}
+
+// Smoke runs commands inside what was built.
+func (p *builderPort) Smoke(ctx context.Context, platform string, n graph.Node, tests []family.Smoke) ([]evidence.SmokeResult, error) {
+	b, err := p.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.Smoke(ctx, p.layout.Dir(), n, platform, tests)
+}
+
+// inspectorPort builds the scanner worker when something has to be inspected.
+type inspectorPort struct {
+	*workshop
+	dist   dist
+	layout *registry.Layout
+}
+
+// workerEstimate is how long the worker takes to compile on a bare machine with two cores.
+const workerEstimate = 10 * time.Minute
+
+// Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
+// is refused here: no gate has a rule that would let it pass.
+func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error) {
+	worker, err := tool.Program{
+		Name: "inspect", Version: "dev", Package: "./mage/cmd/inspect", Dir: p.env.library,
+		Env: []string{"GOEXPERIMENT=jsonv2"}, Estimate: workerEstimate,
+	}.Build(ctx, p.programs(), func(line string) { p.progress.Note("inspect", "", line) })
+	if err != nil {
+		return nil, err
+	}
+	if err := p.unpackPayload(ctx, b); err != nil {
+		return nil, err
+	}
+	job := p.job(b)
+	reports, err := inspect.New(worker, p.state.CacheDir(), p.env.database, p.progress.inspect).Inspect(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range reports[len(job.Cells):] {
+		if len(r.Findings) > 0 {
+			f := r.Findings[0]
+			return nil, fault.New(fault.Refused, "inspecting", r.Cell.Image, "%d findings, the first is %s %s in %s", len(r.Findings), f.Kind, f.ID, f.Path)
+		}
+	}
+	return reports[:len(job.Cells)], nil
+}
+
+// unpackPayload brings the packed payload back as a tree: what is inspected is what is published.
+func (p *inspectorPort) unpackPayload(ctx context.Context, b release.Built) error {
+	name := p.fam.ArtifactOf(family.Payload)
+	node, ok := b.Record.Artifacts[name]
+	if !ok {
+		return nil
+	}
+	tree := p.tree(name)
+	if err := os.RemoveAll(tree); err != nil {
+		return fault.Wrap(err, fault.Environment, "clearing", tree)
+	}
+	if err := os.MkdirAll(tree, 0o755); err != nil {
+		return fault.Wrap(err, fault.Environment, "creating", tree)
+	}
+	manifest, err := graph.Manifest(ctx, p.layout, node)
+	if err != nil {
+		return err
+	}
+	content, err := p.layout.Fetch(ctx, manifest.Layers[0])
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "opening", tree)
+	}
+	defer root.Close()
+	return pack.Unpack(ctx, content, root, pack.Limits{})
+}
+
+func (p *inspectorPort) tree(name string) string { return p.dist.path("unpacked", name) }
+
+func (p *inspectorPort) job(b release.Built) inspect.Job {
+	job := inspect.Job{Layout: p.layout.Dir(), Out: p.dist.path("evidence"), Epoch: b.Record.Source.Epoch.Unix(), Now: p.env.now()}
+	for _, cell := range b.Record.Cells() {
+		n, _ := b.Record.Digest(cell)
+		job.Cells = append(job.Cells, inspect.NewCell(cell.Image, cell.Platform, n))
+	}
+	if name := p.fam.ArtifactOf(family.Payload); name != "" {
+		job.Directories = append(job.Directories, inspect.Directory{Name: name, Path: p.tree(name)})
+	}
+	return job
+}
+
+// SBOM returns a CycloneDX document that Inspect wrote.
+func (p *inspectorPort) SBOM(_ context.Context, b release.Built, subject, platform string) ([]byte, error) {
+	if platform == "" {
+		platform = inspect.AnyPlatform
+	}
+	file := p.job(b).Dir(evidence.Cell{Image: subject, Platform: platform}) + "/" + inspect.SBOMFile
+	content, err := os.ReadFile(file)
+	return content, fault.Wrap(err, fault.Environment, "reading", file)
+}
+
+func (w *workshop) programs() string { return w.env.cache + "/programs" }
+
+// loadIntoEngine hands the host platform's images to a Docker engine, if one answers.
+func (w *workshop) loadIntoEngine(ctx context.Context, p *pipeline.Pipeline, built release.Built) error {
+	names, err := buildkit.Load(ctx, p.Layout, built.Record.Images, built.Record.Source.Tag())
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		w.progress.Done("build", name, "loaded into the Docker engine")
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package mage
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/buildkit"
+	"github.com/containai/containai/mage/internal/inspect"
+	"github.com/containai/containai/mage/internal/term"
+)
+
+// progress is the one stream of events of a run: shown on standard error, and recorded in
+// dist/<commit>/events.jsonl from the moment that directory is known.
+type progress struct {
+	mu      sync.Mutex
+	printer *term.Printer
+	sink    term.Sink
+	file    *os.File
+	lines   *term.Lines
+	env     environment
+}
+
+func newProgress(env environment) *progress {
+	printer := term.New(env.stderr, env.terminal)
+	return &progress{env: env, printer: printer, sink: term.Stamp(env.now, printer)}
+}
+
+// record adds a file to the stream. It is appended to: a resumed release keeps one history.
+func (p *progress) record(path string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file != nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fault.Wrap(err, fault.Environment, "creating", filepath.Dir(path))
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "writing", path)
+	}
+	p.file, p.lines = f, term.JSONLines(f)
+	p.sink = term.Stamp(p.env.now, term.Multi(p.printer, p.lines))
+	return nil
+}
+
+// settle removes the live lines, so that a summary can follow.
+func (p *progress) settle() { _ = p.printer.Close() }
+
+func (p *progress) close() error {
+	p.settle()
+	if p.file == nil {
+		return nil
+	}
+	err := p.lines.Err()
+	if closing := p.file.Close(); err == nil {
+		err = closing
+	}
+	return fault.Wrap(err, fault.Environment, "recording", "events")
+}
+
+func (p *progress) emit(state term.State, stage, subject, detail string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sink.Emit(term.Event{Stage: stage, Subject: subject, State: state, Detail: detail})
+}
+
+// Start, Note and Done are the pipeline's port.
+func (p *progress) Start(stage, subject string)        { p.emit(term.Started, stage, subject, "") }
+func (p *progress) Note(stage, subject, detail string) { p.emit(term.Noted, stage, subject, detail) }
+func (p *progress) Done(stage, subject, detail string) { p.emit(term.Finished, stage, subject, detail) }
+
+// build shows BuildKit's steps as one growing line; a notice stands for itself.
+func (p *progress) build(e buildkit.Event) {
+	if e.Image == "" {
+		p.Note("build", "", e.Step)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sink.Emit(term.Event{
+		Stage: "build", Subject: "family", State: term.Progressed, Done: int64(e.Done), Total: int64(e.Total),
+		Detail: e.Image + " " + e.Step,
+	})
+}
+
+// inspect shows what the worker says.
+func (p *progress) inspect(e inspect.Event) {
+	subject := e.Cell.String()
+	if e.Cell.Image == "" {
+		subject = ""
+	}
+	switch e.Kind {
+	case inspect.Started:
+		if subject != "" {
+			p.Start("inspect", subject)
+		}
+	case inspect.Done:
+		if subject != "" {
+			p.Done("inspect", subject, fmt.Sprintf("%.1f s", e.Duration.Seconds()))
+		}
+	case inspect.Reused:
+		p.Done("inspect", subject, "inspected already")
+	case inspect.Failed:
+		p.emit(term.Failed, "inspect", subject, e.Message)
+	case inspect.Log:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.lines != nil {
+			p.lines.Emit(term.Event{Time: p.env.now(), Stage: "inspect", State: term.Noted, Detail: e.Message})
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package mage
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/ledger"
+	"github.com/containai/containai/mage/internal/local"
+	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/internal/source"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+)
+
+// session is one run of a command: the environment, and what was opened so far. Nothing is
+// opened before a command asks for it, and everything is closed in reverse.
+type session struct {
+	env      environment
+	face     face
+	began    time.Time
+	progress *progress
+	closers  []func() error
+}
+
+func newSession(env environment, f face) *session {
+	return &session{env: env, face: f, began: env.now(), progress: newProgress(env)}
+}
+
+func (s *session) close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	errs = append(errs, s.progress.close())
+	return errors.Join(errs...)
+}
+
+func (s *session) onClose(f func() error) { s.closers = append(s.closers, f) }
+
+// family reads the family file.
+func (s *session) family() (*family.Family, error) {
+	content, err := os.ReadFile(s.env.family)
+	if err != nil {
+		return nil, &fault.Error{Op: "reading", Subject: s.env.family, Kind: fault.Invalid, Err: err,
+			Hint: "run mage where containai.yaml is, or set CONTAINAI_FAMILY to its path"}
+	}
+	return family.Parse(filepath.Base(s.env.family), content)
+}
+
+// workshop is everything that stands still while a release is made: the family, the work tree,
+// the state directory and the registry.
+type workshop struct {
+	*session
+	fam      *family.Family
+	root     string // directory of the family file
+	repo     *source.Repository
+	state    *local.State
+	client   *registry.Client
+	embedded bool
+	public   string // host[:port]/owner that people use
+}
+
+// openWorkshop opens what every command on a registry needs; writers take the state's lock.
+func (s *session) openWorkshop(ctx context.Context, write bool) (*workshop, error) {
+	fam, err := s.family()
+	if err != nil {
+		return nil, err
+	}
+	w := &workshop{session: s, fam: fam, root: filepath.Dir(s.env.family)}
+	if w.repo, err = source.Open(ctx, w.root); err != nil {
+		return nil, err
+	}
+	if w.state, err = local.OpenState(s.env.state); err != nil {
+		return nil, err
+	}
+	s.onClose(w.state.Close)
+	if write {
+		if err := w.state.Lock(); err != nil {
+			return nil, err
+		}
+	}
+	return w, w.openRegistry(ctx)
+}
+
+func (w *workshop) openRegistry(ctx context.Context) error {
+	base := w.env.registry
+	w.public = base
+	if base == "" {
+		embedded, err := local.OpenRegistry(ctx, w.state)
+		if err != nil {
+			return err
+		}
+		w.onClose(embedded.Close)
+		w.embedded = true
+		base = embedded.Host + "/" + w.fam.Name
+		w.public = local.DefaultAddr + "/" + w.fam.Name
+	}
+	client, err := registry.New(base, registry.Options{})
+	w.client = client
+	return err
+}
+
+// openLedger opens the channels' history: beside the embedded registry, or in the clone.
+func (w *workshop) openLedger(ctx context.Context) (pipeline.Ledger, error) {
+	if w.embedded {
+		return ledger.OpenLocal(ctx, w.state.LedgerDir(), w.fam.Ledger.Ref)
+	}
+	return ledger.OpenClone(ctx, w.repo.Root(), w.fam.Ledger.Branch, w.fam.Ledger.Ref)
+}
+
+// plan reads the source and says what would be built.
+func (w *workshop) plan(ctx context.Context) (release.Plan, error) {
+	src, err := w.repo.Read(ctx)
+	if err != nil {
+		return release.Plan{}, err
+	}
+	platforms := w.env.platforms
+	if len(platforms) == 0 {
+		platforms = []string{hostPlatform()}
+	}
+	return release.NewPlan(w.fam, src, platforms)
+}
+
+// pipeline wires the adapters to a plan's stages. BuildKit, the worker and Sigstore start when a
+// stage first needs them.
+func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.Pipeline, error) {
+	d := newDist(w.root, plan.Source)
+	layout, err := registry.OpenLayout(d.path("layout"))
+	if err != nil {
+		return nil, err
+	}
+	repositories, err := newRegistryPort(w.client, w.fam.Members())
+	if err != nil {
+		return nil, err
+	}
+	history, err := w.openLedger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.progress.record(d.path("events.jsonl")); err != nil {
+		return nil, err
+	}
+	pack := packer{root: w.root, dist: d.dir, public: w.public, layout: layout}
+	trust := &trustPort{workshop: w}
+	return &pipeline.Pipeline{
+		Family: w.fam, Layout: layoutPort{layout}, Packer: pack, Dist: d,
+		Builder:  &builderPort{workshop: w, layout: layout},
+		Inspect:  &inspectorPort{workshop: w, dist: d, layout: layout},
+		Registry: repositories, Signer: (&signerPort{workshop: w, plan: plan}).open,
+		Verifier: trust, Ledger: history, History: w.repo, Progress: w.progress, Now: w.env.now,
+	}, nil
+}
