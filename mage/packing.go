@@ -22,6 +22,9 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
+// installScript is the file of an installer's directory that becomes the artifact.
+const installScript = "install.sh"
+
 // packer makes payload and installer from the family's directories into a layout.
 type packer struct {
 	root   string // directory of the family file
@@ -41,7 +44,7 @@ func (p packer) Pack(ctx context.Context, plan release.Plan, images map[string]r
 		case family.Payload:
 			err = p.payload(ctx, name, file, plan, images)
 		case family.Installer:
-			err = copyFile(filepath.Join(p.root, artifact.Path, "install.sh"), file)
+			err = copyFile(filepath.Join(p.root, artifact.Path, installScript), file)
 		case family.Metadata:
 			continue // made when a channel moves
 		}

@@ -113,8 +113,24 @@ func (w *workshop) openLedger(ctx context.Context) (pipeline.Ledger, error) {
 	return ledger.OpenClone(ctx, w.repo.Root(), w.fam.Ledger.Branch, w.fam.Ledger.Ref)
 }
 
-// plan reads the source and says what would be built.
+// plan reads the source and says what would be built. What the family file names must be there:
+// a missing file is found now, not after the images are built.
 func (w *workshop) plan(ctx context.Context) (release.Plan, error) {
+	needed := []string{w.fam.Bake}
+	for _, a := range w.fam.Artifacts {
+		switch a.Kind {
+		case family.Payload:
+			needed = append(needed, a.Path)
+		case family.Installer:
+			needed = append(needed, filepath.Join(a.Path, installScript))
+		}
+	}
+	for _, name := range needed {
+		if _, err := os.Stat(filepath.Join(w.root, name)); err != nil {
+			return release.Plan{}, &fault.Error{Op: "planning", Subject: w.fam.Name, Kind: fault.Invalid, Err: err,
+				Hint: "the family file names it: create it, or correct " + w.env.family}
+		}
+	}
 	src, err := w.repo.Read(ctx)
 	if err != nil {
 		return release.Plan{}, err

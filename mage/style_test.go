@@ -131,7 +131,7 @@ func below(floor string) []string {
 	case "adapter":
 		return append(ground(), "tool", "term")
 	case "verify":
-		return append(ground(), "tool", "term", "adapter", "report")
+		return append(ground(), "tool", "term", "adapter", "pipeline", "report")
 	case "cmd":
 		return append(ground(), "tool", "term", "adapter", "verify", "report")
 	case "mage":
@@ -160,6 +160,7 @@ func allowances() []allowance {
 		{"os.Stdout", "mage/environment.go", "the one place that prints"},
 		{"os.Stderr", "mage/environment.go", "the one place that prints"},
 		{"exec.LookPath", "mage/internal/tool/tool.go", "the only package that runs programs"},
+		{"exec.LookPath", "mage/internal/tool/apt.go", "whether a host program is there"},
 		{"exec.CommandContext", "mage/internal/tool/tool.go", "the only package that runs programs"},
 	}
 }

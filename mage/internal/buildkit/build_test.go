@@ -310,7 +310,7 @@ func testCancelled(t *testing.T, b *Builder) {
 
 func testForeign(t *testing.T, b *Builder) {
 	if !slices.Contains(b.Platforms(), "linux/arm64") {
-		t.Skip("no emulator for linux/arm64 is registered: " + emulationFix("linux/arm64"))
+		skip(t, "no emulator for linux/arm64 is registered: "+emulationFix("linux/arm64"))
 	}
 	dir, store := newLayout(t)
 	platforms := []string{"linux/amd64", "linux/arm64"}

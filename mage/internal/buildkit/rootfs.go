@@ -92,7 +92,11 @@ func (b *Builder) prepareHost(ctx context.Context, platform string) error {
 	if err := checkEmulation(platform); err != nil {
 		return err
 	}
-	return tool.EnsureHost(ctx, []tool.Need{{Binary: "mmdebstrap", Package: "mmdebstrap"}}, b.notice)
+	needs := []tool.Need{{Binary: "mmdebstrap", Package: "mmdebstrap"}}
+	if !isNative(platform) {
+		needs = append(needs, tool.Need{Binary: "arch-test", Package: "arch-test"})
+	}
+	return tool.EnsureHost(ctx, needs, b.notice)
 }
 
 func slowness(platform string) string {

@@ -114,7 +114,7 @@ func enlist(ctx context.Context, b backend, subject graph.Node, entries ...graph
 			err = b.wait(ctx, try)
 		default:
 			wrote, before = true, at
-			err = putIndex(ctx, b, subject, want)
+			err = putIndex(ctx, b, subject, want, entries)
 		}
 		if err != nil {
 			return err
@@ -124,27 +124,29 @@ func enlist(ctx context.Context, b backend, subject graph.Node, entries ...graph
 		WithHint("the registry lags, or another process attaches to the same subject; run the same command again")
 }
 
-// putIndex writes the fallback index. Some registries refuse an index that names a manifest that
-// is gone; then it is written without those.
-func putIndex(ctx context.Context, b backend, subject graph.Node, entries []graph.Node) error {
-	err := putEntries(ctx, b, subject, entries)
+// putIndex writes the fallback index. Some registries refuse one that names a manifest that is
+// gone; then it is written without those, and they are forgotten. Fresh entries stay: we have just
+// stored them, and a registry that does not see them yet is only slow.
+func putIndex(ctx context.Context, b backend, subject graph.Node, want, fresh []graph.Node) error {
+	err := putEntries(ctx, b, subject, want)
 	if !errors.Is(err, fault.Refused) && !errors.Is(err, fault.Environment) {
 		return err
 	}
-	var present []graph.Node
-	for _, n := range entries {
+	var gone []graph.Node
+	for _, n := range without(want, fresh) {
 		there, lookErr := b.Exists(ctx, n)
 		if lookErr != nil {
 			return lookErr
 		}
-		if there {
-			present = append(present, n)
+		if !there {
+			gone = append(gone, n)
 		}
 	}
-	if len(present) == len(entries) {
+	if len(gone) == 0 {
 		return err
 	}
-	return putEntries(ctx, b, subject, present)
+	b.forget(subject.Digest, gone)
+	return putEntries(ctx, b, subject, without(want, gone))
 }
 
 func putEntries(ctx context.Context, b backend, subject graph.Node, entries []graph.Node) error {
@@ -289,6 +291,12 @@ func (r *Repository) remember(subject digest.Digest, entries []graph.Node) []gra
 	}
 	r.ledger.seen[subject] = union(r.ledger.seen[subject], entries)
 	return r.ledger.seen[subject]
+}
+
+func (r *Repository) forget(subject digest.Digest, gone []graph.Node) {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	r.ledger.seen[subject] = without(r.ledger.seen[subject], gone)
 }
 
 func (l *ledger) subjects() []graph.Node {

@@ -24,7 +24,7 @@ import (
 type Options struct {
 	Credential auth.CredentialFunc // nil means Docker's configuration and its helpers; on loopback nobody logs in
 	UserAgent  string              // empty means "containai"
-	Pause      time.Duration       // before the first repeated read-back, doubling each time; zero means 250 ms
+	Pause      time.Duration       // before what is first repeated, doubling each time; zero means 250 ms
 }
 
 // Client speaks to the repositories of one owner on one registry. It is safe for concurrent use.
@@ -63,7 +63,7 @@ func New(base string, o Options) (*Client, error) {
 		o.Credential = credentials.Credential(store)
 	}
 	count := &meter{calls: map[string]int{}}
-	login := &auth.Client{Client: newHTTP(count), Credential: o.Credential, Cache: auth.NewCache()}
+	login := &auth.Client{Client: newHTTP(count, o.Pause), Credential: o.Credential, Cache: auth.NewCache()}
 	login.SetUserAgent(o.UserAgent)
 	return &Client{
 		base: owner, auth: login, meter: count, pause: o.Pause,

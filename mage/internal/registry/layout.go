@@ -258,6 +258,7 @@ func (l *Layout) native(ctx context.Context, subject graph.Node) ([]graph.Node, 
 
 // A layout lists its referrers by itself and its reads do not lag.
 func (l *Layout) remember(_ digest.Digest, entries []graph.Node) []graph.Node { return entries }
+func (l *Layout) forget(digest.Digest, []graph.Node)                          {}
 func (l *Layout) wait(ctx context.Context, _ int) error                       { return ctx.Err() }
 
 func (l *Layout) pin(n graph.Node) string { return l.dir + "@" + n.Digest.String() }

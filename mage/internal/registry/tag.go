@@ -34,6 +34,7 @@ type backend interface {
 	put(ctx context.Context, name string, n graph.Node, content []byte) error  // store a manifest under a name
 	native(ctx context.Context, subject graph.Node) ([]graph.Node, error)      // referrers the store lists by itself
 	remember(subject digest.Digest, entries []graph.Node) (known []graph.Node) // referrers ever seen on a subject
+	forget(subject digest.Digest, gone []graph.Node)                           // of those, what is no more
 	wait(ctx context.Context, try int) error                                   // before the next read-back
 	pin(n graph.Node) string
 }

@@ -28,7 +28,7 @@ const (
 
 // newHTTP returns the client every request goes through: repeat what failed in passing, count what is
 // sent, refuse plain HTTP beyond this machine.
-func newHTTP(count *meter) *http.Client {
+func newHTTP(count *meter, pause time.Duration) *http.Client {
 	count.base = guard{&http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
@@ -43,7 +43,7 @@ func newHTTP(count *meter) *http.Client {
 	}}
 	policy := &retry.GenericPolicy{
 		Retryable: transient,
-		Backoff:   retry.ExponentialBackoff(250*time.Millisecond, 2, 0.5),
+		Backoff:   retry.ExponentialBackoff(pause, 2, 0.5),
 		MaxWait:   maxRetryWait,
 		MaxRetry:  maxRetries,
 	}

@@ -322,4 +322,3 @@ func dropMount(query string) string {
 	}
 	return query
 }
-

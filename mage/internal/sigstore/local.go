@@ -103,7 +103,10 @@ func launch(ctx context.Context, helper, dir, claimsFile string, log io.Writer) 
 		return nil, nil, err
 	}
 	l := &Local{cmd: cmd, stdin: stdin, left: make(chan error, 1)}
-	go func() { l.left <- cmd.Wait() }()
+	go func() {
+		l.left <- cmd.Wait()
+		close(l.left) // a second Close finds nothing to do
+	}()
 	return l, stdout, nil
 }
 

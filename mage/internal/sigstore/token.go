@@ -3,6 +3,7 @@ package sigstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,18 +16,12 @@ import (
 const tokenLimit = 30 * time.Second
 
 // ActionsToken returns the token source of a GitHub Actions job, of which the local one has the
-// shape: url and bearer are $ACTIONS_ID_TOKEN_REQUEST_URL and $ACTIONS_ID_TOKEN_REQUEST_TOKEN.
+// shape: url and bearer are $ACTIONS_ID_TOKEN_REQUEST_URL and $ACTIONS_ID_TOKEN_REQUEST_TOKEN. A
+// refusal is fault.Environment; any other failure has no kind, and is worth another attempt.
 // https://docs.github.com/en/actions/reference/security/oidc#methods-for-requesting-the-oidc-token
 func ActionsToken(url, bearer string) func(ctx context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		token, err := requestToken(ctx, url+"&audience=sigstore", bearer)
-		if err != nil {
-			return "", &fault.Error{
-				Op: "requesting", Subject: "OIDC token", Kind: fault.Environment, Err: err,
-				Hint: "in GitHub Actions the job needs `permissions: id-token: write`",
-			}
-		}
-		return token, nil
+		return requestToken(ctx, url+"&audience=sigstore", bearer)
 	}
 }
 
@@ -35,25 +30,29 @@ func requestToken(ctx context.Context, url, bearer string) (string, error) {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return "", err
+		return "", fault.Wrap(err, fault.Environment, "requesting", "OIDC token")
 	}
 	request.Header.Set("Authorization", "bearer "+bearer)
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("requesting OIDC token: %w", err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the issuer answered %s", response.Status)
+	switch {
+	case response.StatusCode == http.StatusUnauthorized, response.StatusCode == http.StatusForbidden:
+		return "", fault.New(fault.Environment, "requesting", "OIDC token", "the issuer answered %s", response.Status).
+			WithHint("in GitHub Actions the job needs `permissions: id-token: write`")
+	case response.StatusCode != http.StatusOK:
+		return "", fmt.Errorf("requesting OIDC token: the issuer answered %s", response.Status)
 	}
 	var answer struct {
 		Value string `json:"value"`
 	}
 	if err := json.NewDecoder(io.LimitReader(response.Body, maxToken)).Decode(&answer); err != nil {
-		return "", fmt.Errorf("reading the issuer's answer: %w", err)
+		return "", fmt.Errorf("reading OIDC token: %w", err)
 	}
 	if answer.Value == "" {
-		return "", fmt.Errorf("the issuer's answer holds no token")
+		return "", errors.New("reading OIDC token: the answer holds none")
 	}
 	return answer.Value, nil
 }

@@ -40,7 +40,8 @@ func ParseTrust(content []byte) (*Trust, error) {
 	return &Trust{verifier}, nil
 }
 
-// Expect is who must have signed. All comparisons are exact; the first four are required.
+// Expect is who must have signed. All comparisons are exact; the first four are required, except
+// that the local issuer's ref may be empty and then accepts any: on a laptop every branch is built.
 type Expect struct {
 	Issuer     string // OIDC issuer
 	BuilderID  string // certificate subject and BuildSignerURI: a workflow at a ref, or LocalBuilder
@@ -110,7 +111,8 @@ func (e Expect) policy(subject digest.Digest) (verify.PolicyOption, error) {
 	if err := subject.Validate(); err != nil || subject.Algorithm() != digest.SHA256 {
 		return nil, fmt.Errorf("the subject %q is not a SHA-256 digest", subject)
 	}
-	if e.Issuer == "" || e.BuilderID == "" || e.Repository == "" || e.Ref == "" {
+	anyRef := e.Ref == "" && e.Issuer == LocalIssuer
+	if e.Issuer == "" || e.BuilderID == "" || e.Repository == "" || e.Ref == "" && !anyRef {
 		return nil, fmt.Errorf("issuer %q, builder %q, repository %q and ref %q must all be given", e.Issuer, e.BuilderID, e.Repository, e.Ref)
 	}
 	san, err := verify.NewSANMatcher(e.BuilderID, "")

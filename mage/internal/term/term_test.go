@@ -214,18 +214,6 @@ func TestAFailedWriteIsReportedAtTheEnd(t *testing.T) {
 	}
 }
 
-func TestOptionsForAFile(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	o := term.For(f, func(string) string { return "" }, time.Now)
-	if o.Live || o.Color || o.Width() != 80 {
-		t.Errorf("a file is live %v, coloured %v, %d wide", o.Live, o.Color, o.Width())
-	}
-}
-
 type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }

@@ -37,18 +37,20 @@ type Command struct {
 	NoNetwork bool // the child has a network namespace without interfaces; starting fails where the kernel refuses one
 }
 
-// allowed are the variables a child may inherit: where things are, never who we are.
-var allowed = []string{
-	"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
-	"SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-	"GOPATH", "GOMODCACHE", "GOCACHE", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOTOOLCHAIN", "GOROOT",
-	"DOCKER_HOST", "DOCKER_CONTEXT", "BUILDKIT_HOST",
+// inherited are the variables a child may inherit: where things are, never who we are.
+func inherited() []string {
+	return []string{
+		"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
+		"SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+		"GOPATH", "GOMODCACHE", "GOCACHE", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOTOOLCHAIN", "GOROOT",
+		"DOCKER_HOST", "DOCKER_CONTEXT", "BUILDKIT_HOST",
+	}
 }
 
 // Base returns the environment every child gets.
 func Base() []string {
 	var env []string
-	for _, name := range allowed {
+	for _, name := range inherited() {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)
 		}

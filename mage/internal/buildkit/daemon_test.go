@@ -1,0 +1,273 @@
+package buildkit
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containai/containai/mage/fault"
+)
+
+// holdState names the variable that makes this test binary a process that opens a builder and
+// builds without end, to be killed.
+const holdState = "CONTAINAI_TEST_HOLD_STATE"
+
+// TestHoldBuilder is not a test: TestKilledProcessLeavesNothing runs it in a child.
+func TestHoldBuilder(t *testing.T) {
+	state := os.Getenv(holdState)
+	if state == "" {
+		t.Skip("runs in the child of TestKilledProcessLeavesNothing")
+	}
+	options := testOptions(t, state)
+	options.Progress = func(e Event) {
+		if strings.Contains(e.Step, "sleep 123456") {
+			os.Stdout.WriteString("BUILDING\n")
+		}
+	}
+	b, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, store := newLayout(t)
+	_, err = b.Build(t.Context(), request(t, testFamily([]string{"linux/amd64"}, "endless")), store)
+	t.Fatalf("the endless build ended: %v", err)
+}
+
+func TestKilledProcessLeavesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds images")
+	}
+	state := t.TempDir()
+	options := testOptions(t, state)
+	child := exec.Command(os.Args[0], "-test.run=^TestHoldBuilder$", "-test.v")
+	child.Env = append(os.Environ(), holdState+"="+state)
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, out, "BUILDING")
+	daemon := readPid(t, state)
+	step := findProcess(t, "sleep\x00123456\x00", state)
+	processes := []int{pidfd(t, daemon), pidfd(t, step)}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for i, fd := range processes {
+		if ended, err := waitPidfd(t.Context(), fd); !ended || err != nil {
+			t.Errorf("process %d of 2 survived the killed parent: %v", i+1, err)
+		}
+	}
+	if err := child.Wait(); err == nil {
+		t.Error("the killed child says that it succeeded")
+	}
+	b, err := Open(t.Context(), options) // the next run starts as if nothing had been
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if mounts := mountsOf(t, state); len(mounts) > 0 {
+		t.Errorf("mounts are left: %v", mounts)
+	}
+}
+
+func TestOpenReapsADaemonThatOutlivedItsParent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: starts BuildKit")
+	}
+	state := filepath.Join(t.TempDir(), strings.Repeat("a-very-long-name-", 6)) // longer than a socket's path may be
+	options := testOptions(t, state)
+	first, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := first.state("buildkitd.toml")
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody's daemon: it has our configuration, but no parent-death signal and no lock.
+	binary, err := Daemon().Build(t.Context(), first.programs(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	orphan := exec.Command(binary, "--config", config)
+	listening, err := orphan.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(socketOf(t, config)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := orphan.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	waitFor(t, listening, "running server on")
+	go func() { ended <- orphan.Wait() }()
+	write(t, first.state("pid"), strconv.Itoa(orphan.Process.Pid))
+	second, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	select {
+	case <-ended:
+	default:
+		t.Error("the orphan still runs while the next daemon does")
+	}
+}
+
+// TestReapSparesStrangers: a process id in the file may belong to anybody by now.
+func TestReapSparesStrangers(t *testing.T) {
+	b := &Builder{options: Options{State: t.TempDir(), Progress: func(Event) {}}}
+	if err := os.MkdirAll(b.state(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, b.state("pid"), strconv.Itoa(os.Getpid())) // were it ended, this test would say so
+	if err := b.reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(b.state("pid")); !os.IsNotExist(err) {
+		t.Errorf("the stale pid file is still there: %v", err)
+	}
+}
+
+func TestOpenReportsADaemonThatDoesNotStart(t *testing.T) {
+	options := testOptions(t, t.TempDir())
+	b := &Builder{options: options.withDefaults()}
+	if err := os.MkdirAll(b.state(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	binary, err := Daemon().Build(t.Context(), b.programs(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, b.state("buildkitd.toml"), "this is no configuration")
+	d, err := launch(t.Context(), binary, b.state("buildkitd.toml"), b.state("daemon.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = d.ready(t.Context())
+	if !errors.Is(err, fault.Environment) || !strings.Contains(err.Error(), "toml") || !strings.Contains(fault.HintOf(err), "daemon.log") {
+		t.Errorf("got %v, want fault.Environment with the daemon's own words", err)
+	}
+}
+
+func TestMountsBelow(t *testing.T) {
+	mountinfo := `22 1 254:0 / / rw - ext4 /dev/vda rw
+40 22 0:30 / /state/root rw - overlay overlay rw
+41 40 0:31 / /state/root/a\040b rw - overlay overlay rw
+42 22 0:32 / /state/rootless rw - tmpfs tmpfs rw
+short line
+`
+	got := mountsBelow(mountinfo, "/state/root")
+	if want := []string{"/state/root/a b", "/state/root"}; strings.Join(got, "|") != strings.Join(want, "|") {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// waitFor reads a stream until a word appears, and then drains it in the background.
+func waitFor(t *testing.T, r io.Reader, word string) {
+	t.Helper()
+	reader := bufio.NewReader(r)
+	var seen strings.Builder
+	for {
+		line, err := reader.ReadString('\n')
+		seen.WriteString(line)
+		if strings.Contains(line, word) {
+			go io.Copy(io.Discard, reader)
+			return
+		}
+		if err != nil {
+			t.Fatalf("%v before %q:\n%s", err, word, seen.String())
+		}
+	}
+}
+
+func readPid(t *testing.T, state string) int {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(state, "buildkit", "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(string(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// findProcess waits for the build step's own process, below our daemon.
+func findProcess(t *testing.T, cmdline, state string) int {
+	t.Helper()
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
+	for range retry.C {
+		if t.Context().Err() != nil {
+			break
+		}
+		entries, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			content, err := os.ReadFile(entry)
+			root, rootErr := os.ReadFile(filepath.Join(filepath.Dir(entry), "mountinfo"))
+			if err == nil && rootErr == nil && string(content) == cmdline && strings.Contains(string(root), state) {
+				pid, err := strconv.Atoi(filepath.Base(filepath.Dir(entry)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return pid
+			}
+		}
+	}
+	t.Fatal("the step does not run")
+	return 0
+}
+
+func pidfd(t *testing.T, pid int) int {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+func mountsOf(t *testing.T, dir string) []string {
+	t.Helper()
+	content, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mountsBelow(string(content), dir)
+}
+
+func socketOf(t *testing.T, config string) string {
+	t.Helper()
+	content, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(content), `"unix://`)
+	path, _, ok := strings.Cut(rest, `"`)
+	if !ok || len(path) > maxSocket {
+		t.Fatalf("the socket %q has %d bytes, want at most %d", path, len(path), maxSocket)
+	}
+	return path
+}

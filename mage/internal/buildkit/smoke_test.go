@@ -1,0 +1,54 @@
+package buildkit
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+)
+
+func TestJudge(t *testing.T) {
+	for name, test := range map[string]struct {
+		test   family.Smoke
+		exit   int
+		output string
+		want   evidence.SmokeResult
+	}{
+		"any output passes without an expectation":    {family.Smoke{}, 0, "x\n", evidence.SmokeResult{Passed: true, Output: "x"}},
+		"a final line break does not hide the end":    {family.Smoke{Prints: "^agent$"}, 0, "agent\n", evidence.SmokeResult{Passed: true, Output: "agent"}},
+		"another exit code fails":                     {family.Smoke{Exit: 2}, 1, "", evidence.SmokeResult{Exit: 1}},
+		"a limit that was reached is said":            {family.Smoke{Within: 3 * time.Second}, 124, "so far", evidence.SmokeResult{Exit: 124, Output: "it did not end within 3s\nso far"}},
+		"an expected 124 is an exit code like others": {family.Smoke{Exit: 124}, 124, "", evidence.SmokeResult{Passed: true, Exit: 124}},
+		"output that is not UTF-8 is made so":         {family.Smoke{}, 0, "\xff", evidence.SmokeResult{Passed: true, Output: "\uFFFD"}},
+		"what is matched may be longer than is kept":  {family.Smoke{Prints: "z$"}, 0, strings.Repeat("y", 3000) + "z", evidence.SmokeResult{Passed: true, Output: strings.Repeat("y", 2000)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := judge(test.test, test.exit, []byte(test.output))
+			if err != nil || got != test.want {
+				t.Errorf("got %+v, %v, want %+v", got, err, test.want)
+			}
+		})
+	}
+	if _, err := judge(family.Smoke{Prints: "("}, 0, nil); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a bad expression gave %v, want fault.Invalid", err)
+	}
+}
+
+// FuzzSmokeDockerfile: whatever the arguments are, each test is one instruction on one line.
+func FuzzSmokeDockerfile(f *testing.F) {
+	f.Add("a'b\"c$d`e\\", "<<EOF\nRUN evil")
+	f.Add("\u2028", "\\\n")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		got, err := smokeDockerfile([]family.Smoke{{Run: []string{a, b}}, {Run: []string{b}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := strings.Count(got, "\n"); lines != 9 || strings.Contains(got, "<<") {
+			t.Errorf("%d lines:\n%s", lines, got)
+		}
+	})
+}
