@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -158,8 +159,11 @@ func comparePlatforms(a, b *ocispec.Platform) int {
 }
 
 // CheckLineage proves that child was built on base: base's layers are a prefix of child's, layer
-// by layer and byte by byte, on the same platform.
+// by layer and byte by byte, on the same platform. A base without layers proves nothing.
 func CheckLineage(base, child ocispec.Manifest) error {
+	if len(base.Layers) == 0 {
+		return errors.New("its base has no layers to compare")
+	}
 	if len(child.Layers) < len(base.Layers) {
 		return fmt.Errorf("it has %d layers, its base has %d", len(child.Layers), len(base.Layers))
 	}

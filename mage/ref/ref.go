@@ -7,7 +7,7 @@ package ref
 
 import (
 	"fmt"
-	"net"
+	"net/netip"
 	"regexp"
 	"strings"
 
@@ -36,6 +36,7 @@ var (
 	pathGrammar = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 	hostGrammar = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?$`)
+	portGrammar = regexp.MustCompile(`:[0-9]{1,5}$`)
 )
 
 // maxPath is the longest repository name, host included, that registries accept.
@@ -75,7 +76,7 @@ func Parse(s string) (Tagged, Pinned, error) {
 		return Tagged{}, Pinned{repo, d}, nil
 	}
 	colon := strings.LastIndex(s, ":")
-	if colon < strings.LastIndex(s, "/") {
+	if colon <= strings.LastIndex(s, "/") {
 		return Tagged{}, Pinned{}, invalid(s, "add a tag (:dev) or a digest (@sha256:…)")
 	}
 	repo, err := ParseRepo(s[:colon])
@@ -94,12 +95,9 @@ func (r Repo) Sibling(name string) Repo {
 
 // Loopback reports whether the host is this machine, the only place where plain HTTP is used.
 func (r Repo) Loopback() bool {
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	host := strings.TrimSuffix(r.Host, portGrammar.FindString(r.Host))
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 func (r Repo) String() string   { return r.Host + "/" + r.Path }

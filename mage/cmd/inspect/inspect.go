@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/anchore/syft/syft"
+	"github.com/anchore/syft/syft/cataloging"
 	"github.com/aquasecurity/trivy/pkg/fanal/secret"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -55,6 +57,10 @@ func inspectAll(ctx context.Context, job inspect.Job, tools map[string]string, e
 			return fault.Wrap(err, fault.Refused, "scanning", t.cell.String())
 		}
 		reports[i].Tools = tools
+	}
+	// Building the license scanner costs a second, as much as cataloging a small image.
+	if ctx, err = syft.SetContextLicenseScanner(ctx, cataloging.DefaultLicenseConfig()); err != nil {
+		return fault.Wrap(err, fault.Refused, "starting", "Syft")
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel(job))

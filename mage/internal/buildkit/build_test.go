@@ -90,7 +90,7 @@ func testOptions(t *testing.T, state string) Options {
 	}
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	write(t, ca, "-----BEGIN")
-	return Options{State: state, Cache: filepath.Join(cache, "containai"), CA: ca}
+	return Options{State: state, Cache: filepath.Join(cache, "containai"), CA: ca, Now: time.Now}
 }
 
 // skip skips on a laptop and fails where everything must be there.

@@ -14,22 +14,23 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
-// Options say where things are. State and Cache are required.
+// Options say where things are. State, Cache and Now are required.
 type Options struct {
 	State    string           // private directory of this repository's runs; BuildKit's cache lies below it
 	Cache    string           // the user's cache, shared by all repositories: programs, OS bases
 	Builder  string           // Buildx builder that exists already ($CONTAINAI_BUILDER)
 	Host     string           // address of a BuildKit ($BUILDKIT_HOST)
-	Engine   string           // BuildKit image for Docker; empty means moby/buildkit of our version
+	Engine   string           // BuildKit image for Docker, pinned by digest; empty means our own choice
 	CA       string           // PEM bundle given to build steps as secret "ca"; empty gives none
 	Keep     int64            // bytes the embedded BuildKit may keep as cache; 0 means 20 GB
-	Now      func() time.Time // decides which day's OS base is used; nil means time.Now
+	Now      func() time.Time // decides which day's OS base is used
 	Progress func(Event)      // may be nil; called from one goroutine at a time
 }
 
@@ -63,8 +64,11 @@ type Builder struct {
 //
 // Errors: fault.Environment when no BuildKit can be had; the hint says how to get one.
 func Open(ctx context.Context, o Options) (*Builder, error) {
-	if o.State == "" || o.Cache == "" {
-		return nil, fault.New(fault.Invalid, "opening", "BuildKit", "it needs a state and a cache directory")
+	if o.State == "" || o.Cache == "" || o.Now == nil {
+		return nil, fault.New(fault.Invalid, "opening", "BuildKit", "it needs a state directory, a cache directory and a clock")
+	}
+	if o.Engine != "" && !strings.Contains(o.Engine, "@sha256:") {
+		return nil, fault.New(fault.Invalid, "opening", "BuildKit", "the image %s must be pinned: add @sha256:…", o.Engine)
 	}
 	for _, dir := range []*string{&o.State, &o.Cache} {
 		abs, err := filepath.Abs(*dir)
@@ -117,14 +121,11 @@ func (o Options) withDefaults() Options {
 	if o.Keep == 0 {
 		o.Keep = defaultKeep
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	if o.Progress == nil {
 		o.Progress = func(Event) {}
 	}
 	if o.Engine == "" {
-		o.Engine = "moby/buildkit:v" + BuildKitVersion
+		o.Engine = engineImage
 	}
 	return o
 }

@@ -3,8 +3,10 @@ package buildkit
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
 )
 
 func TestPickFollowsTheOrderOfChoice(t *testing.T) {
@@ -28,6 +30,62 @@ func TestPickFollowsTheOrderOfChoice(t *testing.T) {
 	_, err := pick(host{})
 	if !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" {
 		t.Errorf("without anything: got %v with hint %q, want fault.Environment with the commands", err, fault.HintOf(err))
+	}
+}
+
+// TestOtherPeoplesBuildKit builds on a BuildKit that somebody else runs: by its address, and as
+// a Buildx builder that the user made.
+func TestOtherPeoplesBuildKit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds images")
+	}
+	host, err := Open(t.Context(), testOptions(t, t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	if host.Kind() != Embedded {
+		skip(t, "another BuildKit was chosen: "+string(host.Kind()))
+	}
+	address := "unix://" + socketOf(t, host.state("buildkitd.toml"))
+	remote, explicit := testOptions(t, t.TempDir()), testOptions(t, t.TempDir())
+	remote.Host, explicit.Builder = address, "mine"
+	t.Setenv("HOME", t.TempDir()) // where Buildx keeps the user's builders
+	create := command{path: host.buildx.path}
+	err = tool.Run(t.Context(), (&Builder{buildx: create}).buildxCommand("create", "--name", "mine", "--driver", "remote", address), fault.Environment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, options := range map[Kind]Options{Remote: remote, Explicit: explicit} {
+		t.Run(string(kind), func(t *testing.T) {
+			b, err := Open(t.Context(), options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			if b.Kind() != kind || b.Tools()["buildkit"] != BuildKitVersion {
+				t.Errorf("opened %s with %v, want %s", b.Kind(), b.Tools(), kind)
+			}
+			_, store := newLayout(t)
+			if _, err := b.Build(t.Context(), request(t, testFamily([]string{"linux/amd64"})), store); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	explicit.Builder = "nobody"
+	if _, err := Open(t.Context(), explicit); !errors.Is(err, fault.Environment) {
+		t.Errorf("a builder that does not exist: got %v, want fault.Environment", err)
+	}
+}
+
+func TestOpenRefusesOptionsThatContradict(t *testing.T) {
+	whole := Options{State: t.TempDir(), Cache: t.TempDir(), Now: time.Now}
+	stateless, clockless, unpinned := whole, whole, whole
+	stateless.State, clockless.Now, unpinned.Engine = "", nil, "moby/buildkit:latest"
+	for name, o := range map[string]Options{"no state": stateless, "no clock": clockless, "a BuildKit image by tag": unpinned} {
+		if _, err := Open(t.Context(), o); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%s: got %v, want fault.Invalid", name, err)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -127,6 +128,33 @@ func TestOpenReapsADaemonThatOutlivedItsParent(t *testing.T) {
 	case <-ended:
 	default:
 		t.Error("the orphan still runs while the next daemon does")
+	}
+}
+
+// TestFullDiskIsSaidToBeOne gives the state directory a file system that the OS base overflows.
+func TestFullDiskIsSaidToBeOne(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds images")
+	}
+	state := t.TempDir()
+	options := testOptions(t, state)
+	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=64m"); err != nil {
+		skip(t, "cannot mount a small file system: "+err.Error())
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(state, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	b, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	_, store := newLayout(t)
+	_, err = b.Build(t.Context(), request(t, testFamily([]string{"linux/amd64"})), store)
+	if !errors.Is(err, fault.Environment) || !strings.Contains(fault.HintOf(err), "df -h") {
+		t.Errorf("got %v with hint %q, want fault.Environment that says the disk is full", err, fault.HintOf(err))
 	}
 }
 

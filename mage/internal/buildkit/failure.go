@@ -77,6 +77,9 @@ func (m *meter) failure() *failure {
 	return f
 }
 
+// diskHint is the way out of a full disk.
+const diskHint = "the disk is full: `df -h` shows which one; `mage local:reset` gives back the build cache"
+
 // explain turns a failed Buildx call into an error for a person.
 func (b *Builder) explain(err error, f *failure) error {
 	if kind, _ := fault.KindOf(err); kind != fault.BuildFailed {
@@ -90,8 +93,7 @@ func (b *Builder) explain(err error, f *failure) error {
 	text := f.Cause + f.Output
 	switch {
 	case strings.Contains(text, "no space left on device"):
-		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Environment, Err: f}).
-			WithHint("the disk is full: `df -h %s` shows it; `mage local:reset` gives back BuildKit's cache", b.options.State)
+		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Environment, Err: f}).WithHint(diskHint)
 	case b.daemonLost(text):
 		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Unavailable, Err: f}).
 			WithHint("BuildKit went away during the build%s; run the same command again", b.logHint())

@@ -3,8 +3,10 @@ package buildkit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/oci"
@@ -96,7 +98,11 @@ func copyImage(ctx context.Context, from, into graph.Store, manifest graph.Node)
 		return err
 	}
 	for _, n := range append(children, manifest) {
-		if err := copyNode(ctx, from, into, n); err != nil {
+		err := copyNode(ctx, from, into, n)
+		if errors.Is(err, syscall.ENOSPC) {
+			return (&fault.Error{Op: "copying", Subject: n.Digest.String(), Kind: fault.Environment, Err: err}).WithHint(diskHint)
+		}
+		if err != nil {
 			return fault.Wrap(err, fault.Environment, "copying", n.Digest.String())
 		}
 	}

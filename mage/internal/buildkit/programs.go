@@ -13,6 +13,10 @@ const (
 	BuildxVersion   = "0.38.2"
 )
 
+// engineImage is the BuildKit that a Docker engine runs for us. A registry has to be asked for
+// the digest, so it moves on its own and may lag behind BuildKitVersion.
+const engineImage = "moby/buildkit:v0.34.0@sha256:b059f8d7226d0b326bc871af489a5dddf65e36af4d20d14251b072974d9ee87c"
+
 // The scratch modules: each repeats the exclude directives of the program's own go.mod, which
 // `go install package@version` would refuse.
 var (

@@ -40,18 +40,17 @@ func OpenRegistry(ctx context.Context, s *State) (*Registry, error) {
 // Serve runs a registry at addr and announces it to the other processes of this state until it is
 // closed. There is one at a time; a second is refused with fault.Conflict.
 func Serve(ctx context.Context, s *State, addr string) (*Registry, error) {
-	lock, err := takeLock(s.path(serverLock), "serving registry of")
+	unlock, err := takeLock(s.path(serverLock), "serving registry of")
 	if err != nil {
 		return nil, err
 	}
 	r, err := start(ctx, s, addr)
 	if err != nil {
-		lock.Close()
-		return nil, err
+		return nil, errors.Join(err, unlock())
 	}
 	stop := r.close
 	r.close = func() error {
-		return errors.Join(os.Remove(s.path(serverAddr)), stop(), lock.Close())
+		return errors.Join(os.Remove(s.path(serverAddr)), stop(), unlock())
 	}
 	if err := writeAddr(s, r.Host); err != nil {
 		return nil, errors.Join(diskFault(err, "announcing", r.Host), r.close())

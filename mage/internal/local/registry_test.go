@@ -309,6 +309,7 @@ func TestAFullDiskIsRecognised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	repo.Client = http.DefaultClient                                  // repeats nothing
 	err = repo.Push(t.Context(), layerNode(), bytes.NewReader(layer)) // 8 MiB
 	var answer *errcode.ErrorResponse
 	if !errors.As(err, &answer) || answer.StatusCode != http.StatusInsufficientStorage {

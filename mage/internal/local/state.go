@@ -27,7 +27,7 @@ import (
 type State struct {
 	dir    string
 	secret string // 64 hex digits; who has it may speak for this state
-	lock   *os.File
+	unlock func() error
 }
 
 // The files of a state directory.
@@ -121,53 +121,54 @@ func readID(dir string) (string, error) {
 // Lock makes this process the one that releases from the state, until Close or its end. Another
 // one is refused with fault.Conflict.
 func (s *State) Lock() error {
-	f, err := takeLock(s.path(lockName), "locking state")
+	held, err := takeLock(s.path(lockName), "locking state")
 	if err == nil {
-		s.lock = f
+		s.unlock = held
 	}
 	return err
 }
 
 // Close gives the lock back.
 func (s *State) Close() error {
-	if s.lock == nil {
+	unlock := s.unlock
+	s.unlock = nil
+	if unlock == nil {
 		return nil
 	}
-	f := s.lock
-	s.lock = nil
-	return f.Close()
+	return unlock()
 }
 
-// takeLock locks a file and writes the pid into it. The kernel unlocks it when the file is closed
-// or its process ends, however it ends.
-func takeLock(path, op string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+// takeLock locks a file and writes the pid into it. The kernel unlocks it when its process ends,
+// however it ends. It is a bare descriptor, because the garbage collector closes a forgotten
+// os.File, and with it would go the lock.
+func takeLock(path, op string) (unlock func() error, err error) {
+	fd, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, diskFault(err, op, path)
 	}
-	if err := flock(f); err != nil {
-		defer f.Close()
+	if err := flock(fd); err != nil {
+		defer syscall.Close(fd)
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fault.New(fault.Conflict, op, filepath.Dir(path), "process %s holds it", holder(f)).
+			return nil, fault.New(fault.Conflict, op, filepath.Dir(path), "process %s holds it", holder(fd)).
 				WithHint("wait until that process is done, or point CONTAINAI_STATE at another directory")
 		}
-		return nil, fault.Wrap(err, fault.Environment, op, path)
-	}
-	err = f.Truncate(0)
-	if err == nil {
-		_, err = fmt.Fprintln(f, os.Getpid())
-	}
-	if err != nil {
-		f.Close()
 		return nil, diskFault(err, op, path)
 	}
-	return f, nil
+	err = syscall.Ftruncate(fd, 0)
+	if err == nil {
+		_, err = syscall.Write(fd, fmt.Appendln(nil, os.Getpid()))
+	}
+	if err != nil {
+		syscall.Close(fd)
+		return nil, diskFault(err, op, path)
+	}
+	return func() error { return syscall.Close(fd) }, nil
 }
 
 // flock tries to lock a file and repeats what a signal interrupted.
-func flock(f *os.File) error {
+func flock(fd int) error {
 	for {
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != syscall.EINTR {
+		if err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB); err != syscall.EINTR {
 			return err
 		}
 	}
@@ -176,10 +177,13 @@ func flock(f *os.File) error {
 var pidGrammar = regexp.MustCompile(`^[0-9]{1,10}$`)
 
 // holder reads the pid in a lock file.
-func holder(f *os.File) string {
-	content, err := io.ReadAll(io.LimitReader(f, 16))
-	if pid := strings.TrimSpace(string(content)); err == nil && pidGrammar.MatchString(pid) {
-		return pid
+func holder(fd int) string {
+	content := make([]byte, 16)
+	n, err := syscall.Read(fd, content)
+	if err == nil && n > 0 {
+		if pid := strings.TrimSpace(string(content[:n])); pidGrammar.MatchString(pid) {
+			return pid
+		}
 	}
 	return "unknown"
 }

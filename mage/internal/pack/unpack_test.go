@@ -137,11 +137,11 @@ func TestE2BombsAreRefused(t *testing.T) {
 		archive []byte
 		limits  pack.Limits
 	}{
-		"a bomb of 64 MiB at a thousand to one":  {archive(t, zeros(64<<20)), pack.Limits{}},
+		"a bomb of 16 MiB at a thousand to one":  {archive(t, zeros(16<<20)), pack.Limits{}},
 		"more bytes than the total":              {archive(t, zeros(5000)), pack.Limits{Total: 4096}},
 		"more bytes than the archive":            {noise(t, 100<<10), pack.Limits{Archive: 64 << 10}},
 		"more entries than the limit":            {archive(t, manyEntries(11)...), pack.Limits{Entries: 10}},
-		"a bomb behind the last entry":           {compress(t, make([]byte, 64<<20)), pack.Limits{}},
+		"a bomb behind the last entry":           {compress(t, make([]byte, 16<<20)), pack.Limits{}},
 		"an old GNU sparse file":                 {sparseGNU(t), pack.Limits{}},
 		"a PAX sparse file":                      {sparsePAX(t), pack.Limits{}},
 		"a size larger than the content":         {compress(t, append(rawHeader("a", '0', 1<<40), pad(text)...)), pack.Limits{}},

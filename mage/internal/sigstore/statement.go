@@ -29,6 +29,9 @@ func decodeStatement(payload []byte, parsed *intoto.Statement) (evidence.Stateme
 	}
 	s := parsed.GetSubject()[0]
 	about := digest.NewDigestFromEncoded(digest.SHA256, s.GetDigest()["sha256"])
+	if s.GetUri()+s.GetMediaType()+s.GetDownloadLocation() != "" || len(s.GetContent())+len(s.GetAnnotations().GetFields()) > 0 {
+		return evidence.Statement{}, fmt.Errorf("its subject says more than name and digest")
+	}
 	if len(s.GetDigest()) != 1 || about.Validate() != nil {
 		return evidence.Statement{}, fmt.Errorf("its subject has the digests %v", s.GetDigest())
 	}

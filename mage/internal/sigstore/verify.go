@@ -46,7 +46,7 @@ type Expect struct {
 	Issuer     string // OIDC issuer
 	BuilderID  string // certificate subject and BuildSignerURI: a workflow at a ref, or LocalBuilder
 	Repository string // URL
-	Ref        string // refs/heads/main
+	Ref        string // refs/heads/main; empty accepts any of LocalIssuer, and is Invalid for every other
 	Commit     string // 40 hex digits; empty accepts any
 	Runner     string // runner environment, "github-hosted"; empty accepts any
 }

@@ -83,10 +83,10 @@ func TestAnOldBundleVerifiesOffline(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	anyCommit := widgetExpect()
-	anyCommit.Commit, anyCommit.Runner = "", ""
-	if _, err := trust.Verify(vector(t, vectorBundle), subject, anyCommit); err != nil {
-		t.Errorf("without commit and runner: %v", err)
+	less := widgetExpect()
+	less.Ref, less.Commit, less.Runner = "", "", ""
+	if _, err := trust.Verify(vector(t, vectorBundle), subject, less); err != nil {
+		t.Errorf("of any local ref, commit and runner: %v", err)
 	}
 }
 
@@ -237,7 +237,7 @@ func TestAnIncompleteQuestionIsInvalid(t *testing.T) {
 		"no issuer":             func(e *Expect, _ *digest.Digest) { e.Issuer = "" },
 		"no builder":            func(e *Expect, _ *digest.Digest) { e.BuilderID = "" },
 		"no repository":         func(e *Expect, _ *digest.Digest) { e.Repository = "" },
-		"no ref":                func(e *Expect, _ *digest.Digest) { e.Ref = "" },
+		"no ref of GitHub's":    func(e *Expect, _ *digest.Digest) { e.Issuer, e.Ref = GitHubIssuer, "" },
 		"no subject":            func(_ *Expect, d *digest.Digest) { *d = "" },
 		"a subject in SHA-512":  func(_ *Expect, d *digest.Digest) { *d = digest.SHA512.FromString("widget 1") },
 		"a subject without hex": func(_ *Expect, d *digest.Digest) { *d = "sha256:x" },
