@@ -8,30 +8,84 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 
-	// The library's targets: build:all, release:dev, verify:channel and the rest.
+	// build:all, release:dev, verify:channel and the rest.
 	//mage:import
 	_ "github.com/containai/containai/mage"
 )
 
-// Test runs the tests: everything real once.
+// Test runs everything real once: units, the targets on a tiny family, and the real family.
 func Test(ctx context.Context) error {
-	return run(ctx, "go", "test", "-timeout=60m", "./...")
+	if err := goRun(ctx, ".", nil, "test", "-timeout=80m", "./..."); err != nil {
+		return err
+	}
+	return goRun(ctx, sigstoreLocal(), nil, "test", "./...")
 }
 
-// Lint checks formatting and vets.
+// TestDeep runs the long matrices: the race detector, ten crashes, fuzzing, peers of other makers.
+func TestDeep(ctx context.Context) error {
+	if err := goRun(ctx, ".", []string{"CONTAINAI_DEEP=1"}, "test", "-race", "-count=1", "-timeout=6h", "./..."); err != nil {
+		return err
+	}
+	return fuzz(ctx)
+}
+
+// Lint checks formatting and vets both modules.
 func Lint(ctx context.Context) error {
-	return run(ctx, "go", "vet", "./...")
+	if err := goRun(ctx, ".", nil, "vet", "./..."); err != nil {
+		return err
+	}
+	return goRun(ctx, sigstoreLocal(), nil, "vet", "./...")
 }
 
 // Bench runs the benchmarks, with their peers in the same run.
 func Bench(ctx context.Context) error {
-	return run(ctx, "go", "test", "-run=^$", "-bench=.", "./...")
+	return goRun(ctx, ".", nil, "test", "-run=^$", "-bench=.", "-benchtime=3x", "./...")
 }
 
-func run(ctx context.Context, name string, args ...string) error {
-	fmt.Fprintln(os.Stderr, "$", name, args)
-	c := exec.CommandContext(ctx, name, args...)
+// fuzz runs every fuzz target of the repository for half a minute.
+func fuzz(ctx context.Context) error {
+	files, err := exec.CommandContext(ctx, "git", "grep", "-lE", "^func Fuzz", "--", "mage").Output()
+	if err != nil {
+		return fmt.Errorf("listing fuzz targets: %w", err)
+	}
+	var dirs []string
+	for file := range strings.Lines(string(files)) {
+		dirs = append(dirs, "./"+filepath.Dir(strings.TrimSpace(file)))
+	}
+	for _, dir := range slices.Compact(dirs) {
+		if err := fuzzPackage(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fuzzPackage(ctx context.Context, dir string) error {
+	list, err := exec.CommandContext(ctx, "go", "test", "-list=^Fuzz", dir).Output()
+	if err != nil {
+		return fmt.Errorf("listing fuzz targets of %s: %w", dir, err)
+	}
+	for name := range strings.Lines(string(list)) {
+		if name = strings.TrimSpace(name); !strings.HasPrefix(name, "Fuzz") {
+			continue
+		}
+		if err := goRun(ctx, ".", nil, "test", "-run=^$", "-fuzz=^"+name+"$", "-fuzztime=30s", dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sigstoreLocal() string { return filepath.Join("mage", "sigstore-local") }
+
+func goRun(ctx context.Context, dir string, env []string, args ...string) error {
+	fmt.Fprintln(os.Stderr, "$ go", strings.Join(args, " "))
+	c := exec.CommandContext(ctx, "go", args...)
+	c.Dir, c.Env = dir, append(os.Environ(), env...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	return c.Run()
 }

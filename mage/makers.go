@@ -3,7 +3,6 @@ package mage
 import (
 	"context"
 	"os"
-	"time"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -13,7 +12,6 @@ import (
 	"github.com/containai/containai/mage/internal/inspect"
 	"github.com/containai/containai/mage/internal/pack"
 	"github.com/containai/containai/mage/internal/registry"
-	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
@@ -78,16 +76,10 @@ type inspectorPort struct {
 	layout *registry.Layout
 }
 
-// workerEstimate is how long the worker takes to compile on a bare machine with two cores.
-const workerEstimate = 10 * time.Minute
-
 // Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
 // is refused here: no gate has a rule that would let it pass.
 func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error) {
-	worker, err := tool.Program{
-		Name: "inspect", Version: "dev", Package: "./mage/cmd/inspect", Dir: p.env.library,
-		Env: []string{"GOEXPERIMENT=jsonv2"}, Estimate: workerEstimate,
-	}.Build(ctx, p.programs(), func(line string) { p.progress.Note("inspect", "", line) })
+	worker, err := inspect.Worker(p.env.library).Build(ctx, p.programs(), func(line string) { p.progress.Note("inspect", "", line) })
 	if err != nil {
 		return nil, err
 	}

@@ -36,8 +36,8 @@ version=1.0.0
 
 # Limits on everything that comes from outside, in KiB.
 limit_manifest=256
-limit_archive=65536
-limit_files=262144
+limit_archive=16384
+limit_files=65536
 
 main() {
 	work='' action=install channel='' registry='' family=containai older=no

@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # What the host tools share: the profile, the engine, running and showing commands. The caller
 # sets `root`, the directory of the installed payload. Nothing read from a file is evaluated.
+# shellcheck disable=SC2034,SC2154 # what one side sets, the other uses
 
 # What every container is denied.
 hardened='--rm --cap-drop=ALL --security-opt=no-new-privileges --pids-limit=4096'

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/tool"
@@ -55,8 +56,9 @@ func pick(h host) (Kind, error) {
 
 func (b *Builder) choose(ctx context.Context) error {
 	o := b.options
-	docker := hasDocker(ctx)
-	kind, err := pick(host{builder: o.Builder, address: o.Host, docker: docker && hasBuildx(ctx), root: os.Geteuid() == 0})
+	h := host{builder: o.Builder, address: o.Host, root: os.Geteuid() == 0}
+	h.docker = o.Builder == "" && hasDocker(ctx) && hasBuildx(ctx)
+	kind, err := pick(h)
 	if err != nil {
 		return err
 	}
@@ -80,8 +82,13 @@ func (b *Builder) choose(ctx context.Context) error {
 	return b.createBuilder(ctx, "remote", address)
 }
 
+// engineTime is how long a Docker engine may take to answer.
+const engineTime = 10 * time.Second
+
 // hasDocker asks the engine; a client without an engine does not count.
 func hasDocker(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, engineTime)
+	defer cancel()
 	return tool.Find("docker") != "" && tool.Run(ctx, tool.Command{Path: "docker", Args: []string{"info"}}, fault.Environment) == nil
 }
 

@@ -45,12 +45,15 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.Mkdir(b.state("mounts"), 0o700); err != nil {
+		return "", fault.Wrap(err, fault.Environment, "creating", b.state("mounts"))
+	}
 	address := "unix://" + filepath.Join(run, "s")
 	config := b.state("buildkitd.toml")
 	if err := os.WriteFile(config, []byte(daemonConfig(b.state("root"), address, run, b.options.Keep)), 0o600); err != nil {
 		return "", fault.Wrap(err, fault.Environment, "writing", config)
 	}
-	d, err := launch(ctx, binary, config, b.state("daemon.log"))
+	d, err := launch(ctx, daemonCommand(binary, config, b.state("mounts")), b.state("daemon.log"))
 	if err != nil {
 		return "", err
 	}
@@ -87,6 +90,11 @@ func daemonConfig(root, address, run string, keep int64) string {
 `, root, address, filepath.Join(run, "o"), tool.Find("runc"), max(2, runtime.NumCPU()), keep/2, keep)
 }
 
+// daemonCommand starts buildkitd. Its temporary mounts go where we find them again.
+func daemonCommand(binary, config, mounts string) tool.Command {
+	return tool.Command{Path: binary, Args: []string{"--config", config}, Env: []string{"TMPDIR=" + mounts}}
+}
+
 // runDir is where the sockets are: in the state directory, or in a private directory below the
 // system's temporary one where that path is too long for a socket.
 func (b *Builder) runDir() (string, error) {
@@ -111,7 +119,7 @@ type daemon struct {
 	listened chan struct{} // closed when it says that it listens
 }
 
-func launch(ctx context.Context, binary, config, log string) (*daemon, error) {
+func launch(ctx context.Context, command tool.Command, log string) (*daemon, error) {
 	file, err := os.Create(log)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Environment, "creating", log)
@@ -125,7 +133,7 @@ func launch(ctx context.Context, binary, config, log string) (*daemon, error) {
 		defer runtime.UnlockOSThread()
 		out := &watcher{to: file, word: "running server on", seen: d.listened}
 		// The daemon outlives a cancelled context, so that Close can end it in order.
-		cmd, err := tool.Start(context.WithoutCancel(ctx), tool.Command{Path: binary, Args: []string{"--config", config}}, out, out)
+		cmd, err := tool.Start(context.WithoutCancel(ctx), command, out, out)
 		if err == nil {
 			d.pid = cmd.Process.Pid
 		}
@@ -167,7 +175,7 @@ func (b *Builder) stopDaemon(d *daemon, run string) error {
 	if err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fault.Wrap(err, fault.Environment, "stopping", "buildkitd")
 	}
-	return errors.Join(unmountBelow(b.state("root")), os.RemoveAll(run), os.Remove(b.state("pid")))
+	return errors.Join(b.clearMounts(), os.RemoveAll(run), os.Remove(b.state("pid")))
 }
 
 // watcher copies a log and closes seen when a word first appears in it.

@@ -73,6 +73,9 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	if err := child.Wait(); err == nil {
 		t.Error("the killed child says that it succeeded")
 	}
+	if stray := strayMounts(t, state); len(stray) > 0 {
+		t.Errorf("mounts of the killed run lie where the next one does not look: %q", stray)
+	}
 	b, err := Open(t.Context(), options) // the next run starts as if nothing had been
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +187,7 @@ func TestOpenReportsADaemonThatDoesNotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, b.state("buildkitd.toml"), "this is no configuration")
-	d, err := launch(t.Context(), binary, b.state("buildkitd.toml"), b.state("daemon.log"))
+	d, err := launch(t.Context(), daemonCommand(binary, b.state("buildkitd.toml"), t.TempDir()), b.state("daemon.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,6 +287,22 @@ func mountsOf(t *testing.T, dir string) []string {
 		t.Fatal(err)
 	}
 	return mountsBelow(string(content), dir)
+}
+
+// strayMounts returns the mounts that show something of dir in another place.
+func strayMounts(t *testing.T, dir string) []string {
+	t.Helper()
+	content, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stray []string
+	for line := range strings.Lines(string(content)) {
+		if strings.Contains(line, dir+"/") && len(mountsBelow(line, dir)) == 0 {
+			stray = append(stray, line)
+		}
+	}
+	return stray
 }
 
 func socketOf(t *testing.T, config string) string {

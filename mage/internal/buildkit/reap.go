@@ -30,7 +30,18 @@ func (b *Builder) reap(ctx context.Context) error {
 	} else if !os.IsNotExist(err) {
 		return fault.Wrap(err, fault.Environment, "reading", b.state("pid"))
 	}
-	return unmountBelow(b.state("root"))
+	return b.clearMounts()
+}
+
+// clearMounts detaches what a daemon left mounted, in its cache and in its temporary directory,
+// and removes the latter. Nothing is removed while anything is still mounted there.
+func (b *Builder) clearMounts() error {
+	for _, dir := range []string{b.state("root"), b.state("mounts")} {
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+	}
+	return fault.Wrap(os.RemoveAll(b.state("mounts")), fault.Environment, "clearing", b.state("mounts"))
 }
 
 // isOurs reports whether a process runs buildkitd with our configuration: a process id alone

@@ -117,24 +117,29 @@ func (b *Builder) makeRootfs(ctx context.Context, suite string, packages []strin
 		return err
 	}
 	archive := filepath.Join(work, "rootfs.tar")
-	err = tool.Run(ctx, tool.Command{
-		Path: "mmdebstrap",
-		Args: mmdebstrapArgs(suite, packages, arch, archive, mirrors),
-		Env:  []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", day.Unix())},
-	}, fault.Environment)
-	if err != nil {
+	cmd := mmdebstrap(suite, packages, arch, archive, mirrors)
+	cmd.Env = []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", day.Unix())}
+	if err := tool.Run(ctx, cmd, fault.Environment); err != nil {
 		return (&fault.Error{Op: "making OS base", Subject: suite + " " + arch.debian, Kind: fault.Environment, Err: err}).
 			WithHint("the machine's Debian mirror must answer: `apt-get update` shows whether it does")
 	}
 	return wrapArchive(ctx, archive, layout, arch, day)
 }
 
-func mmdebstrapArgs(suite string, packages []string, arch architecture, archive string, mirrors []string) []string {
+// mmdebstrap is the call that makes an archive. As root it mounts file systems, so it gets mount
+// and process namespaces of its own: whatever ends us ends all of it and leaves no mount. For
+// other users it makes such namespaces itself.
+func mmdebstrap(suite string, packages []string, arch architecture, archive string, mirrors []string) tool.Command {
 	args := []string{"--variant=minbase", "--architectures=" + arch.debian, "--format=tar"}
 	if len(packages) > 0 {
 		args = append(args, "--include="+strings.Join(packages, ","))
 	}
-	return append(append(args, "--", suite, archive), mirrors...)
+	args = append(append(args, "--", suite, archive), mirrors...)
+	if os.Geteuid() != 0 {
+		return tool.Command{Path: "mmdebstrap", Args: args}
+	}
+	confined := []string{"--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"}
+	return tool.Command{Path: "setpriv", Args: append(confined, args...)}
 }
 
 // wrapArchive makes an image of one layer out of a tar archive. The same archive gives the same

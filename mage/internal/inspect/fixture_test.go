@@ -4,10 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,20 +22,17 @@ import (
 	"github.com/containai/containai/mage/internal/inspect"
 )
 
-// buildWorker builds the real worker once per test run, into a place where the next run finds it
-// up to date and does not link it again.
+// buildWorker builds the real worker once per test run, where releases keep it, too.
 var buildWorker = sync.OnceValues(func() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(cache, "containai", "test", "inspect")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "../../cmd/inspect")
-	build.Env = append(os.Environ(), "GOEXPERIMENT=jsonv2")
-	if output, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, output)
+	library, err := filepath.Abs("../../..")
+	if err != nil {
+		return "", err
 	}
-	return path, nil
+	return inspect.Worker(library).Build(context.Background(), filepath.Join(cache, "containai", "programs"), nil)
 })
 
 func worker(t *testing.T) string {

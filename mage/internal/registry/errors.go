@@ -92,16 +92,22 @@ func diagnoseStatus(answer *errcode.ErrorResponse) (fault.Kind, string) {
 	return 0, ""
 }
 
-// withoutQuery takes the query from a URL in an error: signed storage links carry a secret there.
+// withoutQuery takes the query from a URL in an error: signed storage links carry a secret there,
+// upload sessions a page of state.
 func withoutQuery(err error) error {
+	var answer *errcode.ErrorResponse
+	if errors.As(err, &answer) && answer.URL != nil {
+		bare := *answer
+		bare.URL = &url.URL{Scheme: answer.URL.Scheme, Host: answer.URL.Host, Path: answer.URL.Path}
+		return &bare
+	}
 	var at *url.Error
-	if !errors.As(err, &at) {
-		return err
+	if errors.As(err, &at) {
+		u, parseErr := url.Parse(at.URL)
+		if parseErr != nil {
+			return at.Err
+		}
+		return &url.Error{Op: at.Op, URL: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), Err: at.Err}
 	}
-	u, parseErr := url.Parse(at.URL)
-	if parseErr != nil || u.RawQuery == "" {
-		return err
-	}
-	u.RawQuery, u.User = "", nil
-	return &url.Error{Op: at.Op, URL: u.String(), Err: at.Err}
+	return err
 }

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,10 +11,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
@@ -230,5 +233,35 @@ func TestSkopeoReadsALayout(t *testing.T) {
 	}
 	if got := graph.NewNode("", out).Digest; got != a.Digest || !json.Valid(out) {
 		t.Errorf("skopeo reads %s, want %s", got, a.Digest)
+	}
+}
+
+func TestAFullDiskLeavesALayoutWhole(t *testing.T) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("only root can mount a small file system")
+		}
+		t.Skip("only root can mount a small file system")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("mounting a small file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	l := openLayout(t, dir)
+	content := noise(1, 2<<20)
+	n := graph.NewNode(ocispec.MediaTypeImageLayer, content)
+	if err := l.Push(t.Context(), n, bytes.NewReader(content)); !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" {
+		t.Errorf("Push = %v", err)
+	}
+	if there, err := l.Exists(t.Context(), n); there || err != nil {
+		t.Errorf("it is there: %v, %v", there, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, ".ingest")); len(left) > 0 || err != nil {
+		t.Errorf("it left %v, %v", left, err)
 	}
 }

@@ -322,3 +322,25 @@ func dropMount(query string) string {
 	}
 	return query
 }
+
+func TestErrorsShowNoQuery(t *testing.T) {
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.RawQuery == "" {
+			http.Redirect(w, req, req.URL.Path+"?signature=secret", http.StatusTemporaryRedirect)
+			return
+		}
+		if strings.Contains(req.URL.Path, "/blobs/") {
+			hangUp(w, req)
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	r := repo(t, client(t, host), "app")
+	_, _, resolveErr := r.Resolve(t.Context(), "dev")
+	_, fetchErr := r.Fetch(t.Context(), graph.NewNode(ocispec.MediaTypeImageLayer, []byte("x")))
+	for _, err := range []error{resolveErr, fetchErr} {
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error says %v", err)
+		}
+	}
+}

@@ -58,7 +58,7 @@ func (p Program) Build(ctx context.Context, cache string, progress func(line str
 	}
 	defer unlock()
 	if p.Dir != "" {
-		return binary, p.rebuild(ctx, home)
+		return binary, p.rebuild(ctx, home, progress)
 	}
 	if isFile(binary) {
 		return binary, nil // another process built it while we waited
@@ -118,17 +118,21 @@ func (p Program) compile(ctx context.Context, dir, work, binary string, progress
 	return p.explain(Run(ctx, build, fault.Environment))
 }
 
-// rebuild lets go build decide; it replaces the binary only when something changed. The rename
-// is atomic because Go's temporary directory lies on the same file system.
-func (p Program) rebuild(ctx context.Context, home string) error {
-	tmp := filepath.Join(home, "tmp")
-	if err := os.RemoveAll(tmp); err != nil {
+// rebuild lets go build decide; it replaces the binary only when something changed, and says
+// nothing when that is quick. The rename is atomic because Go's temporary directory lies on the
+// same file system.
+func (p Program) rebuild(ctx context.Context, home string, progress func(string)) error {
+	tmp, binary := filepath.Join(home, "tmp"), filepath.Join(home, p.Name)
+	if err := os.RemoveAll(tmp); err != nil { // left by a build that was killed
 		return fault.Wrap(err, fault.Environment, "clearing", tmp)
 	}
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return fault.Wrap(err, fault.Environment, "creating", tmp)
 	}
-	return p.explain(Run(ctx, p.goCommand(p.Dir, home, p.buildArgs("-o", filepath.Join(home, p.Name))...), fault.Environment))
+	if !isFile(binary) {
+		return p.compile(ctx, p.Dir, home, binary, progress)
+	}
+	return p.explain(Run(ctx, p.goCommand(p.Dir, home, p.buildArgs("-o", binary)...), fault.Environment))
 }
 
 func (p Program) buildArgs(extra ...string) []string {
@@ -136,14 +140,20 @@ func (p Program) buildArgs(extra ...string) []string {
 	if p.Stamp != "" {
 		ldflags += " -X " + p.Stamp + "=v" + p.Version
 	}
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags}, extra...)
-	return append(args, p.Package)
+	args := []string{"build", "-buildvcs=false", "-ldflags", ldflags}
+	if p.Dir == "" {
+		args = append(args, "-trimpath") // a directory shares its compiled packages with `go test` instead
+	}
+	return append(append(args, extra...), p.Package)
 }
 
 // goCommand runs go with the user's proxy and caches, but without the user's flags: they could
 // change what is built.
 func (p Program) goCommand(dir, work string, args ...string) Command {
-	env := []string{"GOFLAGS=-mod=readonly", "GOWORK=off", "CGO_ENABLED=0", "PWD=" + dir, "GOTMPDIR=" + filepath.Join(work, "tmp")}
+	env := []string{"GOFLAGS=-mod=readonly", "GOWORK=off", "PWD=" + dir, "GOTMPDIR=" + filepath.Join(work, "tmp")}
+	if p.Dir == "" {
+		env = append(env, "CGO_ENABLED=0")
+	}
 	return Command{Path: "go", Args: args, Dir: dir, Env: append(env, p.Env...)}
 }
 

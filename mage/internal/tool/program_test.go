@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containai/containai/mage/fault"
 )
@@ -84,11 +85,12 @@ func TestProgramSurvivesAnInterruptedBuild(t *testing.T) {
 
 func TestProgramOfADirectoryFollowsItsSource(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
-	p := Program{Name: "hello", Version: "0.1.0", Package: ".", Dir: dir, Stamp: "main.version"}
+	p := Program{Name: "hello", Version: "0.1.0", Package: ".", Dir: dir, Stamp: "main.version", Estimate: 10 * time.Minute}
 	write(t, filepath.Join(dir, "go.mod"), "module hello\n\ngo 1.26\n")
+	var lines []string
 	for _, word := range []string{"one", "two"} {
 		write(t, filepath.Join(dir, "main.go"), "package main\n\nvar version string\n\nfunc main() { println(\""+word+"\", version) }\n")
-		path, err := p.Build(t.Context(), cache, nil)
+		path, err := p.Build(t.Context(), cache, func(line string) { lines = append(lines, line) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,6 +98,9 @@ func TestProgramOfADirectoryFollowsItsSource(t *testing.T) {
 		if err != nil || string(out) != word+" v0.1.0\n" {
 			t.Errorf("the program printed %q, %v, want %q", out, err, word+" v0.1.0\n")
 		}
+	}
+	if len(lines) != 1 || lines[0] != "building hello 0.1.0 (first time only, about 10 min)" {
+		t.Errorf("progress said %q, want one line, the first time", lines)
 	}
 }
 
