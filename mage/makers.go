@@ -66,6 +66,8 @@ func (p *builderPort) Smoke(ctx context.Context, platform string, n graph.Node, 
 	if err != nil {
 		return nil, err
 	}
+	p.progress.hush(true)
+	defer p.progress.hush(false)
 	return b.Smoke(ctx, p.layout.Dir(), n, platform, tests)
 }
 

@@ -21,6 +21,7 @@ type progress struct {
 	file    *os.File
 	lines   *term.Lines
 	env     environment
+	quiet   bool // BuildKit runs smoke tests: its steps are nobody's news
 }
 
 func newProgress(env environment) *progress {
@@ -81,10 +82,20 @@ func (p *progress) build(e buildkit.Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.quiet {
+		return
+	}
 	p.sink.Emit(term.Event{
 		Stage: "build", Subject: "family", State: term.Progressed, Done: int64(e.Done), Total: int64(e.Total),
 		Detail: e.Image + " " + e.Step,
 	})
+}
+
+// hush turns BuildKit's steps off or on.
+func (p *progress) hush(quiet bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.quiet = quiet
 }
 
 // inspect shows what the worker says.

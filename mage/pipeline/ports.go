@@ -18,6 +18,7 @@ import (
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -62,6 +63,7 @@ type Registry interface {
 // Repository is one member's repository.
 type Repository interface {
 	graph.Store
+	Name() ref.Repo
 	Resolve(ctx context.Context, tag string) (n graph.Node, found bool, err error)
 	ByDigest(ctx context.Context, d digest.Digest) (n graph.Node, found bool, err error)
 	CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error

@@ -13,6 +13,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -145,7 +146,7 @@ func (p *Pipeline) Reconcile(ctx context.Context, head release.Head) ([]release.
 		if _, err := p.Registry.Repository(m.member).MoveTag(ctx, m.Move); err != nil {
 			return nil, fault.Wrap(err, fault.Partial, fmt.Sprintf("moving tag %d of %d", i+1, len(moves)), m.member)
 		}
-		p.Progress.Done("promote", m.member, m.tag+" → "+m.Move.To.Digest.String())
+		p.Progress.Done("promote", m.member, m.Tag.Tag+" → "+m.To.Digest.String())
 	}
 	return plainMoves(moves), nil
 }
@@ -165,23 +166,23 @@ func (p *Pipeline) PlanReconcile(ctx context.Context, head release.Head) ([]rele
 
 type memberMove struct {
 	release.Move
-	member, tag string
+	member string
 }
 
 // planTags compares every tag that the document implies with what the registry shows.
 func (p *Pipeline) planTags(ctx context.Context, d release.Document, document graph.Node) ([]memberMove, error) {
 	var moves []memberMove
 	want := func(member, tag string, to graph.Node) error {
-		now, found, err := p.Registry.Repository(member).Resolve(ctx, tag)
+		repo := p.Registry.Repository(member)
+		now, found, err := repo.Resolve(ctx, tag)
 		if err != nil || found && now.Digest == to.Digest {
 			return err
 		}
-		m := release.Move{To: to}
-		m.Tag.Tag = tag
+		m := release.Move{Tag: ref.Tagged{Repo: repo.Name(), Tag: tag}, To: to}
 		if found {
 			m.From = now.Digest
 		}
-		moves = append(moves, memberMove{m, member, tag})
+		moves = append(moves, memberMove{m, member})
 		return nil
 	}
 	for _, member := range p.Family.Members() {
