@@ -1,6 +1,6 @@
 //go:build mage
 
-// ContainAI's release: the library's targets, and this repository's own.
+// ContainAI's release. Invariant: what releases is the library's, what tests it is here.
 package main
 
 import (

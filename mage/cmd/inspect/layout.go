@@ -21,11 +21,13 @@ import (
 )
 
 // layerTypes are the layers that both scanners unpack. Another one would be skipped by them.
-var layerTypes = []string{
-	ocispec.MediaTypeImageLayer,
-	ocispec.MediaTypeImageLayerGzip,
-	ocispec.MediaTypeImageLayerZstd,
-	"application/vnd.docker.image.rootfs.diff.tar.gzip",
+func layerTypes() []string {
+	return []string{
+		ocispec.MediaTypeImageLayer,
+		ocispec.MediaTypeImageLayerGzip,
+		ocispec.MediaTypeImageLayerZstd,
+		"application/vnd.docker.image.rootfs.diff.tar.gzip",
+	}
 }
 
 // image is a cell whose every blob was read and has the digest its parent states.
@@ -97,7 +99,7 @@ func (i image) check(config ocispec.Image) error {
 		return fault.New(fault.Forged, op, subject, "%d layers and %d diff ids", len(i.manifest.Layers), len(config.RootFS.DiffIDs))
 	}
 	for _, layer := range i.manifest.Layers {
-		if !slices.Contains(layerTypes, layer.MediaType) {
+		if !slices.Contains(layerTypes(), layer.MediaType) {
 			return fault.New(fault.Refused, op, subject, "layer %s has media type %q, which is not scanned", layer.Digest, layer.MediaType)
 		}
 	}

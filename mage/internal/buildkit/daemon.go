@@ -35,7 +35,7 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := tool.EnsureHost(ctx, []tool.Need{{Binary: "runc", Package: "runc"}}, b.notice); err != nil {
+	if err := tool.EnsureHost(ctx, []tool.Need{{Binary: "runc", Package: "runc"}, {Binary: "setpriv", Package: "util-linux"}}, b.notice); err != nil {
 		return "", err
 	}
 	if err := b.reap(ctx); err != nil {
@@ -45,15 +45,12 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.Mkdir(b.state("mounts"), 0o700); err != nil {
-		return "", fault.Wrap(err, fault.Environment, "creating", b.state("mounts"))
-	}
 	address := "unix://" + filepath.Join(run, "s")
 	config := b.state("buildkitd.toml")
 	if err := os.WriteFile(config, []byte(daemonConfig(b.state("root"), address, run, b.options.Keep)), 0o600); err != nil {
 		return "", fault.Wrap(err, fault.Environment, "writing", config)
 	}
-	d, err := launch(ctx, daemonCommand(binary, config, b.state("mounts")), b.state("daemon.log"))
+	d, err := launch(ctx, daemonCommand(binary, config, b.state("tmp")), b.state("daemon.log"))
 	if err != nil {
 		return "", err
 	}
@@ -90,9 +87,19 @@ func daemonConfig(root, address, run string, keep int64) string {
 `, root, address, filepath.Join(run, "o"), tool.Find("runc"), max(2, runtime.NumCPU()), keep/2, keep)
 }
 
-// daemonCommand starts buildkitd. Its temporary mounts go where we find them again.
-func daemonCommand(binary, config, mounts string) tool.Command {
-	return tool.Command{Path: binary, Args: []string{"--config", config}, Env: []string{"TMPDIR=" + mounts}}
+// confined runs a program of root's in mount and process namespaces of its own: when this process
+// dies, however it dies, the kernel ends the program with everything that it started, and all
+// that it mounted is gone. setpriv and unshare are in util-linux.
+func confined(name string, args ...string) tool.Command {
+	wrap := []string{"--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", name}
+	return tool.Command{Path: "setpriv", Args: append(wrap, args...)}
+}
+
+// daemonCommand starts buildkitd with a temporary directory that the next start clears.
+func daemonCommand(binary, config, temporary string) tool.Command {
+	cmd := confined(binary, "--config", config)
+	cmd.Env = []string{"TMPDIR=" + temporary}
+	return cmd
 }
 
 // runDir is where the sockets are: in the state directory, or in a private directory below the
@@ -161,9 +168,9 @@ func (d *daemon) ready(ctx context.Context) error {
 		WithHint("the whole log is in %s", d.log)
 }
 
-// stopDaemon ends the daemon and unmounts what it may have left.
+// stopDaemon ends the daemon. The signals go to the process group: unshare does not pass them on.
 func (b *Builder) stopDaemon(d *daemon, run string) error {
-	err := syscall.Kill(d.pid, syscall.SIGTERM)
+	err := syscall.Kill(-d.pid, syscall.SIGTERM)
 	limit := time.NewTimer(stopTime)
 	defer limit.Stop()
 	select {
@@ -175,7 +182,7 @@ func (b *Builder) stopDaemon(d *daemon, run string) error {
 	if err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fault.Wrap(err, fault.Environment, "stopping", "buildkitd")
 	}
-	return errors.Join(b.clearMounts(), os.RemoveAll(run), os.Remove(b.state("pid")))
+	return errors.Join(os.RemoveAll(run), os.Remove(b.state("pid")))
 }
 
 // watcher copies a log and closes seen when a word first appears in it.

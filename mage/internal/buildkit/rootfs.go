@@ -126,9 +126,8 @@ func (b *Builder) makeRootfs(ctx context.Context, suite string, packages []strin
 	return wrapArchive(ctx, archive, layout, arch, day)
 }
 
-// mmdebstrap is the call that makes an archive. As root it mounts file systems, so it gets mount
-// and process namespaces of its own: whatever ends us ends all of it and leaves no mount. For
-// other users it makes such namespaces itself.
+// mmdebstrap is the call that makes an archive. As root it mounts file systems, so it is confined;
+// for other users it makes namespaces of its own.
 func mmdebstrap(suite string, packages []string, arch architecture, archive string, mirrors []string) tool.Command {
 	args := []string{"--variant=minbase", "--architectures=" + arch.debian, "--format=tar"}
 	if len(packages) > 0 {
@@ -138,8 +137,7 @@ func mmdebstrap(suite string, packages []string, arch architecture, archive stri
 	if os.Geteuid() != 0 {
 		return tool.Command{Path: "mmdebstrap", Args: args}
 	}
-	confined := []string{"--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"}
-	return tool.Command{Path: "setpriv", Args: append(confined, args...)}
+	return confined("mmdebstrap", args...)
 }
 
 // wrapArchive makes an image of one layer out of a tar archive. The same archive gives the same
