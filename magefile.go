@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -19,6 +20,9 @@ import (
 
 // Test runs everything real once: units, the targets on a tiny family, and the real family.
 func Test(ctx context.Context) error {
+	if err := install(ctx, "busybox", "curl", "pigz", "skopeo"); err != nil {
+		return err
+	}
 	if err := goRun(ctx, ".", nil, "test", "-timeout=80m", "./..."); err != nil {
 		return err
 	}
@@ -27,6 +31,9 @@ func Test(ctx context.Context) error {
 
 // TestDeep runs the long matrices: the race detector, ten crashes, fuzzing, peers of other makers.
 func TestDeep(ctx context.Context) error {
+	if err := install(ctx, "busybox", "curl", "pigz", "skopeo", "qemu-aarch64-static"); err != nil {
+		return err
+	}
 	if err := goRun(ctx, ".", []string{"CONTAINAI_DEEP=1"}, "test", "-race", "-count=1", "-timeout=6h", "./..."); err != nil {
 		return err
 	}
@@ -80,11 +87,35 @@ func fuzzPackage(ctx context.Context, dir string) error {
 	return nil
 }
 
+// install brings the programs that only tests use, where root may; elsewhere tests without them
+// are skipped and say so.
+func install(ctx context.Context, programs ...string) error {
+	packages := map[string]string{"qemu-aarch64-static": "qemu-user-static"}
+	args := []string{"install", "-y", "-q", "--no-install-recommends"}
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		args = append(args, cmp.Or(packages[program], program))
+	}
+	if len(args) == 4 || os.Geteuid() != 0 {
+		return nil
+	}
+	if err := start(ctx, "apt-get", ".", nil, "update", "-q"); err != nil {
+		return err
+	}
+	return start(ctx, "apt-get", ".", []string{"DEBIAN_FRONTEND=noninteractive"}, args...)
+}
+
 func sigstoreLocal() string { return filepath.Join("mage", "sigstore-local") }
 
 func goRun(ctx context.Context, dir string, env []string, args ...string) error {
-	fmt.Fprintln(os.Stderr, "$ go", strings.Join(args, " "))
-	c := exec.CommandContext(ctx, "go", args...)
+	return start(ctx, "go", dir, env, args...)
+}
+
+func start(ctx context.Context, program, dir string, env []string, args ...string) error {
+	fmt.Fprintln(os.Stderr, "$", program, strings.Join(args, " "))
+	c := exec.CommandContext(ctx, program, args...)
 	c.Dir, c.Env = dir, append(os.Environ(), env...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	return c.Run()

@@ -312,6 +312,9 @@ func testCancelled(t *testing.T, b *Builder) {
 }
 
 func testForeign(t *testing.T, b *Builder) {
+	if os.Getenv("CONTAINAI_DEEP") == "" {
+		t.Skip("an emulated base takes minutes: mage testDeep runs it")
+	}
 	if !slices.Contains(b.Platforms(), "linux/arm64") {
 		skip(t, "no emulator for linux/arm64 is registered: "+emulationFix("linux/arm64"))
 	}
