@@ -101,8 +101,11 @@ func (w *workshop) openRegistry(ctx context.Context) error {
 		w.public = local.DefaultAddr + "/" + w.fam.Name
 	}
 	client, err := registry.New(base, registry.Options{})
+	if err != nil {
+		return &fault.Error{Op: "opening registry", Subject: base, Kind: fault.Invalid, Err: err, Hint: "set CONTAINAI_REGISTRY to host[:port]/owner, or unset it to use the embedded registry"}
+	}
 	w.client = client
-	return err
+	return nil
 }
 
 // openLedger opens the channels' history: beside the embedded registry, or in the clone.
@@ -170,4 +173,18 @@ func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.P
 		Registry: repositories, Signer: (&signerPort{workshop: w, plan: plan}).open,
 		Verifier: trust, Ledger: history, History: w.repo, Progress: w.progress, Now: w.env.now,
 	}, nil
+}
+
+// openPipeline opens a workshop for writing, plans, and wires the stages.
+func (s *session) openPipeline(ctx context.Context) (*workshop, *pipeline.Pipeline, release.Plan, error) {
+	w, err := s.openWorkshop(ctx, true)
+	if err != nil {
+		return nil, nil, release.Plan{}, err
+	}
+	plan, err := w.plan(ctx)
+	if err != nil {
+		return nil, nil, release.Plan{}, err
+	}
+	p, err := w.pipeline(ctx, plan)
+	return w, p, plan, err
 }

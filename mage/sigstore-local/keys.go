@@ -96,7 +96,11 @@ func parseAuthority(content []byte) (authority, error) {
 	if err != nil {
 		return authority{}, err
 	}
-	a := authority{key: key.(crypto.Signer)} // every PKCS #8 key of crypto/x509 signs, but X25519, which is not ours
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return authority{}, fmt.Errorf("a %T does not sign", key)
+	}
+	a := authority{key: signer}
 	for block, rest = pem.Decode(rest); block != nil; block, rest = pem.Decode(rest) {
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {

@@ -1,0 +1,143 @@
+package mage
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+)
+
+// status is what release:status prints.
+type status struct {
+	Family   string                   `json:"family"`
+	Tag      string                   `json:"tag"`
+	Registry string                   `json:"registry"`
+	Built    bool                     `json:"built"`
+	Record   string                   `json:"record,omitempty"` // digest, when published
+	Missing  int                      `json:"missingStatements"`
+	Channels map[string]release.State `json:"channels"`
+	Serving  []string                 `json:"serving"` // channels that serve this source
+	Next     string                   `json:"next"`
+}
+
+// releaseStatus says where this commit stands; it writes nothing.
+func releaseStatus() command {
+	return func(ctx context.Context, s *session) error {
+		w, err := s.openWorkshop(ctx, false)
+		if err != nil {
+			return err
+		}
+		plan, err := w.plan(ctx)
+		if err != nil {
+			return err
+		}
+		p, err := w.pipeline(ctx, plan)
+		if err != nil {
+			return err
+		}
+		st, err := w.status(ctx, p, plan)
+		if err != nil {
+			return err
+		}
+		return w.print(st, func() string { return statusText(st) })
+	}
+}
+
+func (w *workshop) status(ctx context.Context, p *pipeline.Pipeline, plan release.Plan) (status, error) {
+	st := status{Family: w.fam.Name, Tag: plan.Source.Tag(), Registry: w.public, Next: "mage release:dev", Serving: []string{}}
+	record, built, err := p.Dist.ReadRecord()
+	if err != nil {
+		return st, err
+	}
+	st.Built = built && record.Source.Tag() == plan.Source.Tag()
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return st, err
+	}
+	st.Channels = head.Document.Channels
+	pub, found, err := p.Adopt(ctx, plan.Source)
+	if err != nil || !found {
+		return st, err
+	}
+	st.Record = pub.Node.Digest.String()
+	claims := release.Claims(w.fam, pub.Record, pub.Node)
+	have, err := pipeline.Collect(ctx, p.Registry, p.Verifier, claims, plan.Source.Commit, nil)
+	if err != nil {
+		return st, err
+	}
+	st.Missing = len(have.Missing(claims))
+	for _, name := range head.Document.Names() {
+		if st.Channels[name].Record == pub.Node.Digest {
+			st.Serving = append(st.Serving, name)
+		}
+	}
+	if len(st.Serving) > 0 && st.Missing == 0 {
+		st.Next = "nothing: mage verify:channel " + st.Serving[0] + " checks it"
+	}
+	return st, nil
+}
+
+func statusText(st status) string {
+	yes := map[bool]string{true: "yes", false: "no"}
+	table := term.Table{Rows: [][]string{
+		{"this source", st.Tag},
+		{"built here", yes[st.Built]},
+		{"published", yes[st.Record != ""]},
+		{"statements missing", fmt.Sprint(st.Missing)},
+		{"served by", strings.Join(st.Serving, ", ")},
+		{"next", st.Next},
+	}}
+	out := table.String()
+	if len(st.Channels) == 0 {
+		return out + "\nno channel serves anything yet\n"
+	}
+	channels := term.Table{Head: []string{"channel", "generation", "release", "moved"}}
+	for _, name := range slices.Sorted(maps.Keys(st.Channels)) {
+		c := st.Channels[name]
+		channels.Rows = append(channels.Rows, []string{name, fmt.Sprint(c.Generation), c.Tag, c.Moved.At.Format("2006-01-02 15:04") + " by " + c.Moved.By})
+	}
+	return out + "\n" + channels.String()
+}
+
+// reconcile derives the channel tags from the ledger.
+func reconcile(apply bool) command {
+	return func(ctx context.Context, s *session) error {
+		w, p, _, err := s.openPipeline(ctx)
+		if err != nil {
+			return err
+		}
+		head, err := p.Ledger.Head(ctx)
+		if err != nil {
+			return err
+		}
+		act := p.PlanReconcile
+		if apply {
+			act = p.Reconcile
+		}
+		moves, err := act(ctx, head)
+		if err != nil {
+			return err
+		}
+		var lines []string
+		for _, m := range moves {
+			lines = append(lines, m.String())
+		}
+		w.progress.settle()
+		return w.print(lines, func() string { return movesText(lines, apply) })
+	}
+}
+
+func movesText(lines []string, applied bool) string {
+	switch {
+	case len(lines) == 0:
+		return "every tag is where the ledger says: nothing to do\n"
+	case applied:
+		return "moved:\n  " + strings.Join(lines, "\n  ") + "\n"
+	}
+	return "would move:\n  " + strings.Join(lines, "\n  ") + "\nrun with -apply to do it\n"
+}
