@@ -39,31 +39,20 @@ func (r Result) Unchanged() bool {
 
 // Release takes a plan to a channel, or up to an earlier stage. Run again after anything, it
 // does what is missing: what is built is not built again, what is published is adopted, what is
-// signed is not signed again, and a channel that serves the release is left alone.
+// signed is not signed again, and a channel that serves the release is left alone. Up to the
+// inspection it does not talk to the registry: a pull request needs no credential.
 func (p *Pipeline) Release(ctx context.Context, plan release.Plan, channel string, until Stage, m release.Moved) (Result, error) {
-	result := Result{Source: plan.Source}
 	if _, ok := p.Family.Channels[channel]; !ok {
-		return result, fault.New(fault.Invalid, "releasing", channel, "the family has no such channel")
+		return Result{}, fault.New(fault.Invalid, "releasing", channel, "the family has no such channel")
 	}
-	pub, adopted, err := p.Adopt(ctx, plan.Source)
+	if until == UntilBuild || until == UntilInspect {
+		_, result, err := p.approveBuilt(ctx, plan, channel, until)
+		return result, err
+	}
+	pub, result, approve, err := p.publishOnce(ctx, plan, channel)
 	if err != nil {
 		return result, err
 	}
-	approve := func(ctx context.Context) (release.Approved, error) {
-		return p.approvePublished(ctx, pub, plan, channel)
-	}
-	if !adopted {
-		approved, stage, err := p.approveBuilt(ctx, plan, channel, until)
-		result.Reached, result.Record, result.Reports = stage, approved.Built().Record, approved.Reports()
-		if err != nil || stage == until {
-			return result, err
-		}
-		if pub, err = p.Publish(ctx, approved); err != nil {
-			return result, err
-		}
-		approve = func(context.Context) (release.Approved, error) { return approved, nil }
-	}
-	result.Adopted, result.Record = adopted, pub.Record
 	if result.Tagged, err = p.NameMembers(ctx, pub); err != nil {
 		return result, err
 	}
@@ -76,38 +65,66 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, channel strin
 	if result.Reached = UntilAttest; until == UntilAttest {
 		return result, nil
 	}
-	result.Outcome, err = p.Promote(ctx, pub, channel, m)
-	if err != nil {
+	if result.Outcome, err = p.Promote(ctx, pub, channel, m); err != nil {
 		return result, err
 	}
 	result.Reached, result.Reports = UntilPromote, result.Outcome.Reports
 	return result, nil
 }
 
+// approval gives what a gate approved, when a stage after publishing needs it.
+type approval func(context.Context) (release.Approved, error)
+
+// publishOnce adopts what the registry has of the source, or builds, inspects and publishes it.
+func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, channel string) (Published, Result, approval, error) {
+	pub, adopted, err := p.Adopt(ctx, plan.Source)
+	if err != nil {
+		return Published{}, Result{}, nil, err
+	}
+	if adopted {
+		result := Result{Source: plan.Source, Record: pub.Record, Adopted: true}
+		return pub, result, func(ctx context.Context) (release.Approved, error) {
+			return p.approvePublished(ctx, pub, plan, channel)
+		}, nil
+	}
+	approved, result, err := p.approveBuilt(ctx, plan, channel, UntilInspect)
+	if err != nil {
+		return Published{}, result, nil, err
+	}
+	pub, err = p.Publish(ctx, approved)
+	return pub, result, func(context.Context) (release.Approved, error) { return approved, nil }, err
+}
+
 // approveBuilt builds, inspects and asks the gate; nothing has been written to a registry when
 // it returns. Work that changed under the build is refused: its digests speak of no commit.
-func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel string, until Stage) (release.Approved, Stage, error) {
+func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel string, until Stage) (release.Approved, Result, error) {
+	result := Result{Source: plan.Source}
 	built, err := p.Build(ctx, plan)
 	if err != nil {
-		return release.Approved{}, "", err
+		return release.Approved{}, result, err
 	}
 	now, err := p.History.Read(ctx)
 	if err != nil {
-		return release.Approved{}, "", err
+		return release.Approved{}, result, err
 	}
 	if now.Tag() != plan.Source.Tag() {
-		return release.Approved{}, "", fault.New(fault.Conflict, "building", plan.Source.Tag(), "the work tree became %s meanwhile", now.Tag()).
+		return release.Approved{}, result, fault.New(fault.Conflict, "building", plan.Source.Tag(), "the work tree became %s meanwhile", now.Tag()).
 			WithHint("run the same command again; nothing was published")
 	}
+	result.Record, result.Reached = built.Record, UntilBuild
 	if until == UntilBuild {
-		return release.Approved{}, UntilBuild, nil
+		return release.Approved{}, result, nil
 	}
 	evidenced, err := p.Evidence(ctx, built)
 	if err != nil {
-		return release.Approved{}, UntilBuild, err
+		return release.Approved{}, result, err
 	}
+	result.Reports = evidenced.Reports
 	approved, err := p.Approve(evidenced, channel)
-	return approved, UntilInspect, err
+	if err == nil {
+		result.Reached = UntilInspect
+	}
+	return approved, result, err
 }
 
 // approvePublished inspects what the registry holds, for a record whose evidence is incomplete.
