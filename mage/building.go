@@ -18,7 +18,7 @@ import (
 // buildAll builds and packs, and loads the images into Docker if there is an engine.
 func buildAll() command {
 	return func(ctx context.Context, s *session) error {
-		w, p, plan, err := s.openPipeline(ctx)
+		w, p, plan, err := s.openPipeline(ctx, true)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func buildAll() command {
 // buildImage builds one image and what it stands on, into the layout and a Docker engine.
 func buildImage(name string) command {
 	return func(ctx context.Context, s *session) error {
-		w, p, plan, err := s.openPipeline(ctx)
+		w, p, plan, err := s.openPipeline(ctx, true)
 		if err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func buildPlan() command {
 // packArtifacts packs kinds of artifacts; what they pin is built first when it is not there.
 func packArtifacts(kinds ...family.Kind) command {
 	return func(ctx context.Context, s *session) error {
-		w, p, plan, err := s.openPipeline(ctx)
+		w, p, plan, err := s.openPipeline(ctx, true)
 		if err != nil {
 			return err
 		}

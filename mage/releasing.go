@@ -18,15 +18,7 @@ func releaseTo(channel string, until pipeline.Stage) command {
 		if err := checkStage(until); err != nil {
 			return err
 		}
-		w, err := s.openWorkshop(ctx, true)
-		if err != nil {
-			return err
-		}
-		plan, err := w.plan(ctx)
-		if err != nil {
-			return err
-		}
-		p, err := w.pipeline(ctx, plan)
+		w, p, plan, err := s.openPipeline(ctx, true)
 		if err != nil {
 			return err
 		}

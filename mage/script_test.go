@@ -69,6 +69,7 @@ func setupFamily(env *testscript.Env, library, bin string) error {
 	}
 	env.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	env.Setenv("CI", os.Getenv("CI"))
+	env.Setenv("LIBRARY", library)
 	env.Cd = work
 	return nil
 }

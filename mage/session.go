@@ -175,9 +175,9 @@ func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.P
 	}, nil
 }
 
-// openPipeline opens a workshop for writing, plans, and wires the stages.
-func (s *session) openPipeline(ctx context.Context) (*workshop, *pipeline.Pipeline, release.Plan, error) {
-	w, err := s.openWorkshop(ctx, true)
+// openPipeline opens a workshop, plans, and wires the stages.
+func (s *session) openPipeline(ctx context.Context, write bool) (*workshop, *pipeline.Pipeline, release.Plan, error) {
+	w, err := s.openWorkshop(ctx, write)
 	if err != nil {
 		return nil, nil, release.Plan{}, err
 	}

@@ -28,15 +28,7 @@ type status struct {
 // releaseStatus says where this commit stands; it writes nothing.
 func releaseStatus() command {
 	return func(ctx context.Context, s *session) error {
-		w, err := s.openWorkshop(ctx, false)
-		if err != nil {
-			return err
-		}
-		plan, err := w.plan(ctx)
-		if err != nil {
-			return err
-		}
-		p, err := w.pipeline(ctx, plan)
+		w, p, plan, err := s.openPipeline(ctx, false)
 		if err != nil {
 			return err
 		}
@@ -107,7 +99,7 @@ func statusText(st status) string {
 // reconcile derives the channel tags from the ledger.
 func reconcile(apply bool) command {
 	return func(ctx context.Context, s *session) error {
-		w, p, _, err := s.openPipeline(ctx)
+		w, p, _, err := s.openPipeline(ctx, true)
 		if err != nil {
 			return err
 		}

@@ -41,6 +41,7 @@ func (p *Pipeline) Promote(ctx context.Context, pub Published, channel string, m
 	if err := p.forwards(ctx, head.Document.Channels[channel], pub.Record.Source, channel); err != nil {
 		return Outcome{}, err
 	}
+	m.At = p.Now()
 	next, moved, err := release.PlanMove(head.Document, previousOf(head), p.Family.Name, channel, pub.Candidate(), m)
 	if err != nil {
 		return Outcome{}, err
