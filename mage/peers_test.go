@@ -73,7 +73,7 @@ func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 		for _, args := range cosignChecks(f) {
 			output(t, peers+"/cosign", append(args, good)...)
 		}
-		bad := f.tamper(t, owner, good)
+		bad := f.tamper(t, owner)
 		for _, args := range cosignChecks(f) {
 			if out, err := exec.CommandContext(t.Context(), peers+"/cosign", append(args, bad)...).CombinedOutput(); err == nil {
 				t.Errorf("cosign %v accepted a tampered copy:\n%s", args[0], out)
@@ -138,42 +138,26 @@ func (f familyClone) serve(t *testing.T) string {
 }
 
 // tamper pushes a changed index to the image's repository, with the evidence of the good one.
-func (f familyClone) tamper(t *testing.T, owner, good string) string {
+func (f familyClone) tamper(t *testing.T, owner string) string {
 	t.Helper()
-	client, err := registry.New(owner, registry.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	repo, err := client.Repo("tiny")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, hex, _ := strings.Cut(good, "@")
-	subject, found, err := repo.ByDigest(t.Context(), digest.Digest(hex))
-	if err != nil || !found {
-		t.Fatalf("reading %s: %v, %v", good, found, err)
-	}
-	content, err := graph.Fetch(t.Context(), repo, subject, graph.MaxManifest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	evil, err := graph.PushBytes(t.Context(), repo, subject.MediaType, append(content, '\n'))
-	if err != nil {
-		t.Fatal(err)
-	}
-	referrers, err := repo.Referrers(t.Context(), subject)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range referrers {
-		bundle, err := graph.Fetch(t.Context(), repo, r.Layers[0], 32<<20)
+	var evil graph.Node
+	f.change(t, func(repo *registry.Repository) {
+		var good graph.Node
+		good, evil = f.spoil(t, repo, "dev")
+		referrers, err := repo.Referrers(t.Context(), good)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := repo.Attach(t.Context(), evil, r.ArtifactType, registry.Layer{MediaType: r.ArtifactType, Content: bundle}, r.Annotations); err != nil {
-			t.Fatal(err)
+		for _, r := range referrers {
+			bundle, err := graph.Fetch(t.Context(), repo, r.Layers[0], 32<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := repo.Attach(t.Context(), evil, r.ArtifactType, registry.Layer{MediaType: r.ArtifactType, Content: bundle}, r.Annotations); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
+	})
 	return owner + "/tiny@" + evil.Digest.String()
 }
 

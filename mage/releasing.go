@@ -67,7 +67,7 @@ func (w *workshop) report(result pipeline.Result, channel string) error {
 	m.Channel, m.Registry, m.Reached, m.Unchanged = channel, w.public, string(result.Reached), result.Unchanged()
 	m.Adopted, m.Generation, m.Tagged, m.Attested = result.Adopted, result.Outcome.Generation, result.Tagged, result.Attested
 	for _, move := range result.Outcome.Moves {
-		m.Moves = append(m.Moves, move.String())
+		m.Moves = append(m.Moves, strings.TrimPrefix(move.String(), w.client.Base().String()+"/"))
 	}
 	counts := w.client.Counts()
 	m.Requests = report.Requests{Reads: counts.Reads, Writes: counts.Writes}

@@ -192,7 +192,7 @@ func (m Model) Markdown(escape func(string) string) []byte {
 	if n := m.NotScanned(); n > 0 {
 		line("\n**%d of %d cells: vulnerabilities NOT SCANNED.** They are not known to be clean.", n, len(m.Cells))
 	}
-	line("\nRegistry `%s`: %d reads, %d writes in %s.", escape(m.Registry), m.Requests.Reads, m.Requests.Writes, m.Duration())
+	line("\nRegistry %s: %d reads, %d writes in %s.", escape(m.Registry), m.Requests.Reads, m.Requests.Writes, m.Duration())
 	return out.Bytes()
 }
 

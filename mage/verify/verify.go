@@ -193,7 +193,8 @@ func (v *Verifier) evidence(ctx context.Context, claims []release.Claim, commit 
 		if bad != nil {
 			return nil, fault.Wrap(bad, fault.Forged, "verifying", subject(c))
 		}
-		return nil, fault.New(fault.Unverified, "verifying", subject(c), "there is no %s of %s", predicateName(c.Predicate), c.Subject.Digest)
+		return nil, fault.New(fault.Unverified, "verifying", subject(c), "there is no %s of %s", predicateName(c.Predicate), c.Subject.Digest).
+			WithHint("releasing the same commit again attests what is missing")
 	}
 	return found, nil
 }
