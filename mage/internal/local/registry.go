@@ -145,7 +145,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fault.New(fault.Environment, "listening on", addr, "the port is taken").
-			WithHint("stop what listens there, or choose another port")
+			WithHint("stop what listens there, or choose another port: -addr=127.0.0.1:0 takes a free one")
 	}
 	return ln, fault.Wrap(err, fault.Environment, "listening on", addr)
 }
