@@ -18,7 +18,6 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/pack"
-	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -113,7 +112,7 @@ func (p packer) push(ctx context.Context, kind family.Kind, file string) (graph.
 		return graph.Node{}, err
 	}
 	layer.Annotations = map[string]string{ocispec.AnnotationTitle: filepath.Base(file)}
-	return pipeline.PushManifest(ctx, p.layout, artifactType, layer)
+	return graph.PackArtifact(ctx, p.layout, artifactType, []graph.Node{layer}, nil)
 }
 
 // stage is where the tree of a payload is put together.

@@ -48,6 +48,11 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(cont
 	if err := p.attach(ctx, missing, bundles); err != nil {
 		return 0, err
 	}
+	for _, name := range p.Family.Members() {
+		if err := p.Registry.Repository(name).Settle(ctx); err != nil {
+			return 0, err
+		}
+	}
 	p.Progress.Done("attest", pub.Record.Source.Tag(), fmt.Sprintf("%d statements signed and attached", len(bundles)))
 	return len(bundles), nil
 }

@@ -71,6 +71,8 @@ type Repository interface {
 	MoveTag(ctx context.Context, m release.Move) (written bool, err error)
 	Attach(ctx context.Context, subject graph.Node, artifactType string, content []byte, annotations map[string]string) error
 	Referrers(ctx context.Context, subject graph.Node) ([]Referrer, error)
+	// Settle looks once more at what was attached, and lists again what another writer lost.
+	Settle(ctx context.Context) error
 }
 
 // Referrer is evidence in a registry: what its own manifest says of itself.

@@ -233,7 +233,7 @@ const documentFile = "channels.json"
 // documentNode returns the manifest that a document's bytes have.
 func documentNode(content []byte) (graph.Node, error) {
 	artifactType, layerType := family.Metadata.Types()
-	manifest, err := encodeArtifact(artifactType, newLayer(layerType, content, documentFile))
+	manifest, err := graph.EncodeArtifact(artifactType, nil, []graph.Node{newLayer(layerType, content, documentFile)}, nil)
 	return graph.NewNode(ocispec.MediaTypeImageManifest, manifest), err
 }
 

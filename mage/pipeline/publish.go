@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/family"
@@ -106,24 +105,11 @@ func (p *Pipeline) metadata() Repository {
 	return p.Registry.Repository(p.Family.ArtifactOf(family.Metadata))
 }
 
-// PushManifest puts the manifest of an artifact over a layer that is in the store already. The
-// same layer gives the same manifest: there is no creation time in it.
-func PushManifest(ctx context.Context, s graph.Store, artifactType string, layer graph.Node) (graph.Node, error) {
-	if _, err := graph.PushBytes(ctx, s, ocispec.MediaTypeEmptyJSON, ocispec.DescriptorEmptyJSON.Data); err != nil {
-		return graph.Node{}, err
-	}
-	manifest, err := encodeArtifact(artifactType, layer)
-	if err != nil {
-		return graph.Node{}, err
-	}
-	return graph.PushBytes(ctx, s, ocispec.MediaTypeImageManifest, manifest)
-}
-
 func pushArtifact(ctx context.Context, s graph.Store, artifactType string, layer graph.Node, content []byte) (graph.Node, error) {
 	if _, err := graph.PushBytes(ctx, s, layer.MediaType, content); err != nil {
 		return graph.Node{}, err
 	}
-	return PushManifest(ctx, s, artifactType, layer)
+	return graph.PackArtifact(ctx, s, artifactType, []graph.Node{layer}, nil)
 }
 
 // newLayer describes content under the file name that clients give it when they pull it.
@@ -133,24 +119,13 @@ func newLayer(mediaType string, content []byte, title string) graph.Node {
 	return layer
 }
 
-// encodeArtifact returns the manifest of an OCI artifact, image-spec v1.1 "Guidelines for
-// Artifact Usage": empty configuration, artifactType, layers.
-func encodeArtifact(artifactType string, layers ...graph.Node) ([]byte, error) {
-	config := ocispec.DescriptorEmptyJSON
-	config.Data = nil
-	return json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		ArtifactType: artifactType, Config: config, Layers: layers,
-	})
-}
-
 // RecordNode returns the manifest that a record has in the metadata repository.
 func RecordNode(r release.Record) (graph.Node, error) {
 	content, err := r.Encode()
 	if err != nil {
 		return graph.Node{}, err
 	}
-	manifest, err := encodeArtifact(release.RecordType, newLayer(release.RecordType, content, "record.json"))
+	manifest, err := graph.EncodeArtifact(release.RecordType, nil, []graph.Node{newLayer(release.RecordType, content, "record.json")}, nil)
 	return graph.NewNode(ocispec.MediaTypeImageManifest, manifest), err
 }
 

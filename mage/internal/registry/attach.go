@@ -63,7 +63,7 @@ func (r *Repository) Settle(ctx context.Context) error {
 
 func attach(ctx context.Context, b backend, subject graph.Node, artifactType string, layer Layer, annotations map[string]string) (graph.Node, bool, error) {
 	content := graph.NewNode(layer.MediaType, layer.Content)
-	manifest, err := pack(artifactType, &subject, []graph.Node{content}, annotations)
+	manifest, err := graph.EncodeArtifact(artifactType, &subject, []graph.Node{content}, annotations)
 	if err != nil {
 		return graph.Node{}, false, err
 	}

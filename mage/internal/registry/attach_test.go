@@ -283,7 +283,7 @@ func TestAnArtifactTypeIsAMediaType(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, artifactType := range []string{"", "sbom", "a b/c", "a/b\n"} {
-		if _, err := registry.PackArtifact(t.Context(), l, artifactType, nil, nil); !errors.Is(err, fault.Invalid) {
+		if _, err := graph.PackArtifact(t.Context(), l, artifactType, nil, nil); !errors.Is(err, fault.Invalid) {
 			t.Errorf("PackArtifact(%q) = %v", artifactType, err)
 		}
 	}

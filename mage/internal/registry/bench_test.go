@@ -72,7 +72,7 @@ func BenchmarkPush(b *testing.B) {
 		}
 		nodes = append(nodes, n)
 	}
-	root, err := registry.PackArtifact(b.Context(), from, "application/vnd.example", nodes, nil)
+	root, err := graph.PackArtifact(b.Context(), from, "application/vnd.example", nodes, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

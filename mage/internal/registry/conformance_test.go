@@ -283,7 +283,7 @@ func TestAnArtifactHasTheSameDigestEverywhere(t *testing.T) {
 		onEvery(t, func(t *testing.T, open func() (store, func() registry.Counts)) {
 			s, _ := open()
 			payload := push(t, s, "application/vnd.containai.payload.layer.v1+gzip", []byte("payload"))
-			n, err := registry.PackArtifact(t.Context(), s, "application/vnd.containai.payload.v1", []graph.Node{payload}, map[string]string{"b": "2", "a": "1"})
+			n, err := graph.PackArtifact(t.Context(), s, "application/vnd.containai.payload.v1", []graph.Node{payload}, map[string]string{"b": "2", "a": "1"})
 			if err != nil {
 				t.Fatal(err)
 			}
