@@ -34,8 +34,10 @@ func TestDeep(ctx context.Context) error {
 	if err := install(ctx, "busybox", "curl", "pigz", "skopeo", "qemu-aarch64-static"); err != nil {
 		return err
 	}
-	if err := goRun(ctx, ".", []string{"CONTAINAI_DEEP=1"}, "test", "-race", "-count=1", "-timeout=6h", "./..."); err != nil {
-		return err
+	for _, module := range []string{".", sigstoreLocal()} {
+		if err := goRun(ctx, module, []string{"CONTAINAI_DEEP=1"}, "test", "-race", "-count=1", "-timeout=6h", "./..."); err != nil {
+			return err
+		}
 	}
 	return fuzz(ctx)
 }
@@ -61,7 +63,7 @@ func fuzz(ctx context.Context) error {
 	}
 	var dirs []string
 	for file := range strings.Lines(string(files)) {
-		dirs = append(dirs, "./"+filepath.Dir(strings.TrimSpace(file)))
+		dirs = append(dirs, filepath.Dir(strings.TrimSpace(file)))
 	}
 	for _, dir := range slices.Compact(dirs) {
 		if err := fuzzPackage(ctx, dir); err != nil {
@@ -71,16 +73,19 @@ func fuzz(ctx context.Context) error {
 	return nil
 }
 
+// fuzzPackage runs in the package's own directory, because it may be of the nested module.
 func fuzzPackage(ctx context.Context, dir string) error {
-	list, err := exec.CommandContext(ctx, "go", "test", "-list=^Fuzz", dir).Output()
+	list := exec.CommandContext(ctx, "go", "test", "-list=^Fuzz", ".")
+	list.Dir = dir
+	out, err := list.Output()
 	if err != nil {
 		return fmt.Errorf("listing fuzz targets of %s: %w", dir, err)
 	}
-	for name := range strings.Lines(string(list)) {
+	for name := range strings.Lines(string(out)) {
 		if name = strings.TrimSpace(name); !strings.HasPrefix(name, "Fuzz") {
 			continue
 		}
-		if err := goRun(ctx, ".", nil, "test", "-run=^$", "-fuzz=^"+name+"$", "-fuzztime=30s", dir); err != nil {
+		if err := goRun(ctx, dir, nil, "test", "-run=^$", "-fuzz=^"+name+"$", "-fuzztime=30s", "."); err != nil {
 			return err
 		}
 	}

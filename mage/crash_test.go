@@ -63,9 +63,6 @@ func newFamilyClone(t *testing.T) familyClone {
 	if err := os.CopyFS(f.dir, os.DirFS("../testdata/families/tiny")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(f.dir, ".gitignore"), []byte("/.containai/\n/dist/\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("tiny")} {
 		git := exec.Command("git", args...)
 		git.Dir = f.dir

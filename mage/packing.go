@@ -177,6 +177,15 @@ func newDist(root string, src release.Source) dist {
 	return dist{filepath.Join(root, "dist", src.Tag()[len("sha-"):])}
 }
 
+// hide keeps dist/ out of git: what a release writes must not make the next one's tree dirty.
+func (d dist) hide() error {
+	ignore := filepath.Join(filepath.Dir(d.dir), ".gitignore")
+	if _, err := os.Stat(ignore); err == nil {
+		return nil
+	}
+	return writeFile(ignore, strings.NewReader("*\n"))
+}
+
 func (d dist) path(parts ...string) string {
 	return filepath.Join(append([]string{d.dir}, parts...)...)
 }

@@ -54,9 +54,6 @@ func setupFamily(env *testscript.Env, library, bin string) error {
 	if err := os.CopyFS(work, os.DirFS(filepath.Join(library, "testdata", "families", "tiny"))); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(work, ".gitignore"), []byte("/.containai/\n/dist/\n"), 0o644); err != nil {
-		return err
-	}
 	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("the tiny family")} {
 		git := exec.Command("git", args...)
 		git.Dir = work

@@ -149,6 +149,9 @@ func (w *workshop) plan(ctx context.Context) (release.Plan, error) {
 // stage first needs them.
 func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.Pipeline, error) {
 	d := newDist(w.root, plan.Source)
+	if err := d.hide(); err != nil {
+		return nil, err
+	}
 	layout, err := registry.OpenLayout(d.path("layout"))
 	if err != nil {
 		return nil, err
