@@ -3,8 +3,6 @@ package pipeline
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -278,15 +276,6 @@ func plainMoves(moves []memberMove) []release.Move {
 	out := make([]release.Move, len(moves))
 	for i, m := range moves {
 		out[i] = m.Move
-	}
-	return out
-}
-
-// Heads returns the channels of a document, sorted, with what each serves.
-func Heads(d release.Document) []release.Entry {
-	var out []release.Entry
-	for _, name := range slices.Sorted(maps.Keys(d.Channels)) {
-		out = append(out, d.Entry(name))
 	}
 	return out
 }

@@ -87,12 +87,6 @@ func Parse(s string) (Tagged, Pinned, error) {
 	return Tagged{repo, tag}, Pinned{}, err
 }
 
-// Sibling returns the repository of another member under the same owner.
-func (r Repo) Sibling(name string) Repo {
-	owner := r.Path[:strings.LastIndex(r.Path, "/")+1]
-	return Repo{Host: r.Host, Path: owner + name}
-}
-
 // Loopback reports whether the host is this machine, the only place where plain HTTP is used.
 func (r Repo) Loopback() bool {
 	host := strings.TrimSuffix(r.Host, portGrammar.FindString(r.Host))

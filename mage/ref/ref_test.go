@@ -103,22 +103,6 @@ func TestLoopbackIsThisMachineOnly(t *testing.T) {
 	}
 }
 
-func TestSiblingKeepsTheOwner(t *testing.T) {
-	for in, want := range map[string]string{
-		"ghcr.io/owner/a":  "ghcr.io/owner/b",
-		"ghcr.io/o/deep/a": "ghcr.io/o/deep/b",
-		"localhost:5000/a": "localhost:5000/b",
-	} {
-		repo, err := ref.ParseRepo(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := repo.Sibling("b").String(); got != want {
-			t.Errorf("Sibling of %s = %s, want %s", in, got, want)
-		}
-	}
-}
-
 // FuzzParse: what Parse accepts prints as it was, is one of the two, and parses again.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"ghcr.io/a/b:t", "localhost:5000/a@" + sha, "[::1]:5000/a:t", "a:1/b", "a/b:c@d", "\x00/a:b", "A/b:c"} {
@@ -156,10 +140,4 @@ func ExampleParse() {
 	// Output:
 	// ghcr.io containai/containai-base dev <nil>
 	// true
-}
-
-func ExampleRepo_Sibling() {
-	base, _ := ref.ParseRepo("ghcr.io/containai/containai-base")
-	fmt.Println(base.Sibling("containai-metadata"))
-	// Output: ghcr.io/containai/containai-metadata
 }
