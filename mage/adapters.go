@@ -49,7 +49,7 @@ func (p repositoryPort) Referrers(ctx context.Context, subject graph.Node) ([]pi
 	return out, nil
 }
 
-// layoutPort answers whether a layout is whole.
+// layoutPort answers whether a layout is whole, and fills one from a registry.
 type layoutPort struct{ *registry.Layout }
 
 func (p layoutPort) Complete(ctx context.Context, n graph.Node) (bool, error) {
@@ -58,4 +58,9 @@ func (p layoutPort) Complete(ctx context.Context, n graph.Node) (bool, error) {
 		return false, err
 	}
 	return registry.Verify(ctx, p.Layout, n) == nil, ctx.Err()
+}
+
+// CopyFrom brings a node and all it reaches into the layout.
+func (p layoutPort) CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error {
+	return registry.Copy(ctx, src, p.Layout, root)
 }

@@ -60,15 +60,8 @@ type familyClone struct{ dir, binary string }
 func newFamilyClone(t *testing.T) familyClone {
 	t.Helper()
 	f := familyClone{dir: t.TempDir(), binary: compileMagefile(t)}
-	if err := os.CopyFS(f.dir, os.DirFS("../testdata/families/tiny")); err != nil {
+	if err := cloneTiny("..", f.dir); err != nil {
 		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("tiny")} {
-		git := exec.Command("git", args...)
-		git.Dir = f.dir
-		if out, err := git.CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %v\n%s", args, err, out)
-		}
 	}
 	return f
 }

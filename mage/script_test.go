@@ -2,6 +2,7 @@ package mage_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,15 +52,8 @@ func compileMagefile(t *testing.T) string {
 // user, so that tools are built once for all scripts.
 func setupFamily(env *testscript.Env, library, bin string) error {
 	work := filepath.Join(env.WorkDir, "tiny")
-	if err := os.CopyFS(work, os.DirFS(filepath.Join(library, "testdata", "families", "tiny"))); err != nil {
+	if err := cloneTiny(library, work); err != nil {
 		return err
-	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("the tiny family")} {
-		git := exec.Command("git", args...)
-		git.Dir = work
-		if out, err := git.CombinedOutput(); err != nil {
-			return errors.New(string(out))
-		}
 	}
 	for name, value := range goEnvironment() {
 		env.Setenv(name, value)
@@ -68,6 +62,21 @@ func setupFamily(env *testscript.Env, library, bin string) error {
 	env.Setenv("CI", os.Getenv("CI"))
 	env.Setenv("LIBRARY", library)
 	env.Cd = work
+	return nil
+}
+
+// cloneTiny makes a git repository of the tiny family, with one commit.
+func cloneTiny(library, dir string) error {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(library, "testdata", "families", "tiny"))); err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("the tiny family")} {
+		git := exec.Command("git", args...)
+		git.Dir = dir
+		if out, err := git.CombinedOutput(); err != nil {
+			return fmt.Errorf("git %v: %w\n%s", args, err, out)
+		}
+	}
 	return nil
 }
 

@@ -64,7 +64,7 @@ func (r *reader) fields(n *yaml.Node, known fields, required ...string) {
 			return
 		}
 		names := slices.Sorted(maps.Keys(known))
-		r.complain(r.line(key, value), "unknown field %q%s", key, suggest(key, names))
+		r.complain(r.at(r.path...), "unknown field %q%s", key, suggest(key, names))
 	})
 	for _, key := range required {
 		if !seen[key] && n.Kind == yaml.MappingNode {
@@ -125,13 +125,6 @@ func (r *reader) remember(line int) {
 
 // at returns the line of a name such as "images.containai", or 1.
 func (r *reader) at(path ...string) int { return max(r.lines[strings.Join(path, ".")], 1) }
-
-func (r *reader) line(_ string, value *yaml.Node) int {
-	if line := r.lines[strings.Join(r.path, ".")]; line > 0 {
-		return line
-	}
-	return value.Line
-}
 
 // suggest returns `: did you mean "x"?` for the nearest known word, or "".
 func suggest(word string, known []string) string {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -73,19 +74,22 @@ func PushBytes(ctx context.Context, s Store, mediaType string, content []byte) (
 // Manifest fetches and decodes an image manifest.
 func Manifest(ctx context.Context, s Store, n Node) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	return m, decode(ctx, s, n, &m)
+	err := decode(ctx, s, n, &m)
+	return m, err
 }
 
 // Index fetches and decodes an image index.
 func Index(ctx context.Context, s Store, n Node) (ocispec.Index, error) {
 	var x ocispec.Index
-	return x, decode(ctx, s, n, &x)
+	err := decode(ctx, s, n, &x)
+	return x, err
 }
 
 // Config fetches and decodes an image configuration.
 func Config(ctx context.Context, s Store, n Node) (ocispec.Image, error) {
 	var c ocispec.Image
-	return c, decode(ctx, s, n, &c)
+	err := decode(ctx, s, n, &c)
+	return c, err
 }
 
 func decode(ctx context.Context, s Store, n Node, into any) error {
@@ -128,7 +132,7 @@ func Assemble(ctx context.Context, s Store, manifests []Node) (Node, error) {
 		}
 		children = append(children, Node{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size, Platform: m.Platform})
 	}
-	slices.SortFunc(children, func(a, b Node) int { return comparePlatforms(a.Platform, b.Platform) })
+	slices.SortFunc(children, func(a, b Node) int { return strings.Compare(PlatformName(a.Platform), PlatformName(b.Platform)) })
 	content, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
 	if err != nil {
 		return Node{}, err
@@ -146,16 +150,6 @@ func PlatformName(p *ocispec.Platform) string {
 		name += "/" + p.Variant
 	}
 	return name
-}
-
-func comparePlatforms(a, b *ocispec.Platform) int {
-	switch x, y := PlatformName(a), PlatformName(b); {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
 }
 
 // CheckLineage proves that child was built on base: base's layers are a prefix of child's, layer

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -101,7 +102,7 @@ func (f Found) Reports(claims []release.Claim) ([]evidence.Report, error) {
 			continue
 		}
 		var report evidence.Report
-		if err := decode(st.Predicate, &report); err != nil {
+		if err := json.Unmarshal(st.Predicate, &report); err != nil {
 			return nil, fault.Wrap(err, fault.Forged, "reading scan attestation", c.Member+" "+c.Platform)
 		}
 		reports = append(reports, report)

@@ -27,6 +27,7 @@ type Layout interface {
 	graph.Store
 	// Complete reports whether everything that n reaches is there with its size and digest.
 	Complete(ctx context.Context, n graph.Node) (bool, error)
+	CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error
 }
 
 // Builder builds every image of a plan into a layout, and runs commands inside what it built.

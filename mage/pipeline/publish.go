@@ -1,10 +1,7 @@
 package pipeline
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -94,7 +91,7 @@ func (p *Pipeline) NameMembers(ctx context.Context, pub Published) (written int,
 // inspect it again.
 func (p *Pipeline) Restore(ctx context.Context, pub Published, plan release.Plan) (release.Built, error) {
 	for name, node := range pub.Record.Members() {
-		if err := copyGraph(ctx, p.Registry.Repository(name), p.Layout, node); err != nil {
+		if err := p.Layout.CopyFrom(ctx, p.Registry.Repository(name), node); err != nil {
 			return release.Built{}, err
 		}
 	}
@@ -158,35 +155,4 @@ func artifactContent(ctx context.Context, s graph.Store, n graph.Node, artifactT
 		return nil, fault.New(fault.Forged, "reading", n.Digest.String(), "it is %q with %d layers, want %q with one", m.ArtifactType, len(m.Layers), artifactType)
 	}
 	return graph.Fetch(ctx, s, m.Layers[0], graph.MaxManifest)
-}
-
-// copyGraph copies a node and all it reaches, children first.
-func copyGraph(ctx context.Context, src, dst graph.Store, n graph.Node) error {
-	children, err := graph.Children(ctx, src, n)
-	if err != nil {
-		return err
-	}
-	for _, child := range children {
-		if err := copyGraph(ctx, src, dst, child); err != nil {
-			return err
-		}
-	}
-	there, err := dst.Exists(ctx, n)
-	if err != nil || there {
-		return err
-	}
-	content, err := src.Fetch(ctx, n)
-	if err != nil {
-		return err
-	}
-	defer content.Close()
-	if err := dst.Push(ctx, n, content); err != nil {
-		return fmt.Errorf("copying %s: %w", n.Digest, err)
-	}
-	return nil
-}
-
-// decode reads JSON that this library wrote and signed.
-func decode(content []byte, into any) error {
-	return json.NewDecoder(bytes.NewReader(content)).Decode(into)
 }

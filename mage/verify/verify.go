@@ -79,7 +79,8 @@ func (v *Verifier) Channel(ctx context.Context, name string, now time.Time) (Res
 	if err := v.lineage(ctx, record, &result); err != nil {
 		return result, err
 	}
-	return result, v.tags(ctx, name, state, record, &result)
+	err = v.tags(ctx, name, state, record, &result)
+	return result, err
 }
 
 // Image verifies one image by its name in the family and a tag or digest: its index and every
@@ -95,7 +96,8 @@ func (v *Verifier) Image(ctx context.Context, name, tagOrDigest string) (Result,
 	if err != nil {
 		return result, err
 	}
-	return result, v.sboms(ctx, claims, found, &result)
+	err = v.sboms(ctx, claims, found, &result)
+	return result, err
 }
 
 // SBOM verifies the SBOMs of an image and returns the CycloneDX document of each platform.
