@@ -111,15 +111,38 @@ func Children(ctx context.Context, s Store, n Node) ([]Node, error) {
 	switch n.MediaType {
 	case ocispec.MediaTypeImageIndex:
 		x, err := Index(ctx, s, n)
-		return x.Manifests, err
+		if err != nil {
+			return nil, err
+		}
+		return x.Manifests, checkNodes(n, x.Manifests)
 	case ocispec.MediaTypeImageManifest:
 		m, err := Manifest(ctx, s, n)
 		if err != nil {
 			return nil, err
 		}
-		return append([]Node{m.Config}, m.Layers...), nil
+		children := append([]Node{m.Config}, m.Layers...)
+		return children, checkNodes(n, children)
 	}
 	return nil, nil
+}
+
+// checkNodes refuses descriptors that contradict themselves: a digest that is none, a negative
+// size, embedded data that is other content. Image specification v1.1, "Content Descriptors".
+func checkNodes(parent Node, nodes []Node) error {
+	for _, n := range nodes {
+		err := n.Digest.Validate()
+		switch {
+		case err != nil:
+		case n.Size < 0:
+			err = fmt.Errorf("its size is %d", n.Size)
+		case n.Data != nil && (int64(len(n.Data)) != n.Size || digest.FromBytes(n.Data) != n.Digest):
+			err = fmt.Errorf("its data has %d bytes and the digest %s", len(n.Data), digest.FromBytes(n.Data))
+		}
+		if err != nil {
+			return fault.New(fault.Forged, "reading", parent.Digest.String(), "it names %s: %w", n.Digest, err)
+		}
+	}
+	return nil
 }
 
 // Assemble puts an image index over platform manifests into s. The same manifests give the

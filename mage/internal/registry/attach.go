@@ -39,12 +39,12 @@ type Referrer struct {
 // content gives the same manifest: attaching it again writes nothing.
 func (r *Repository) Attach(ctx context.Context, subject graph.Node, artifactType string, layer Layer, annotations map[string]string) (n graph.Node, written bool, err error) {
 	defer r.subjects.lock(subject.Digest)()
-	return attach(ctx, r, subject, artifactType, layer, annotations)
+	return attach(patient(ctx), r, subject, artifactType, layer, annotations)
 }
 
 // Referrers returns the manifests that name a subject, sorted by digest.
 func (r *Repository) Referrers(ctx context.Context, subject graph.Node) ([]Referrer, error) {
-	return referrers(ctx, r, subject)
+	return referrers(patient(ctx), r, subject)
 }
 
 // Settle reads the referrers of every subject this process attached to once more, and lists again
@@ -52,7 +52,7 @@ func (r *Repository) Referrers(ctx context.Context, subject graph.Node) ([]Refer
 func (r *Repository) Settle(ctx context.Context) error {
 	for _, subject := range r.ledger.subjects() {
 		unlock := r.subjects.lock(subject.Digest)
-		err := enlist(ctx, r, subject)
+		_, err := enlist(ctx, r, subject)
 		unlock()
 		if err != nil {
 			return err
@@ -68,48 +68,55 @@ func attach(ctx context.Context, b backend, subject graph.Node, artifactType str
 		return graph.Node{}, false, err
 	}
 	n := graph.NewNode(ocispec.MediaTypeImageManifest, manifest)
-	listed, err := list(ctx, b, subject)
+	entry := n
+	entry.ArtifactType, entry.Annotations = artifactType, annotations
+	there, err := b.Exists(ctx, n)
 	if err != nil {
 		return n, false, err
 	}
-	if slices.ContainsFunc(listed, is(n)) {
-		if there, err := b.Exists(ctx, n); err != nil || there {
-			return n, false, err
+	if !there {
+		if err := store(ctx, b, n, manifest, layer); err != nil {
+			return n, true, err
 		}
 	}
-	if _, err := graph.PushBytes(ctx, b, layer.MediaType, layer.Content); err != nil {
-		return n, true, err
+	listed, err := enlist(ctx, b, subject, entry)
+	return n, !there || listed, err
+}
+
+// store pushes a referrer: its layer, the empty configuration, its manifest.
+func store(ctx context.Context, b backend, n graph.Node, manifest []byte, layer Layer) error {
+	blobs := func() error {
+		if _, err := graph.PushBytes(ctx, b, layer.MediaType, layer.Content); err != nil {
+			return err
+		}
+		_, err := graph.PushBytes(ctx, b, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data)
+		return err
 	}
-	if _, err := graph.PushBytes(ctx, b, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data); err != nil {
-		return n, true, err
+	if err := blobs(); err != nil {
+		return err
 	}
-	if err := b.put(ctx, n.Digest.String(), n, manifest); err != nil {
-		return n, true, err
-	}
-	entry := n
-	entry.ArtifactType, entry.Annotations = artifactType, annotations
-	return n, true, enlist(ctx, b, subject, entry)
+	return insist(ctx, b, func() error { return b.put(ctx, n.Digest.String(), n, manifest) }, blobs)
 }
 
 // enlist makes sure that entries, and all that was ever seen on the subject, are listed: by the
 // store itself if it truly does, otherwise in the index under the fallback tag, by union. A write
 // counts when it reads back; an answer older than our write is waited for, not written over.
-func enlist(ctx context.Context, b backend, subject graph.Node, entries ...graph.Node) error {
+func enlist(ctx context.Context, b backend, subject graph.Node, entries ...graph.Node) (wrote bool, err error) {
 	b.remember(subject.Digest, entries)
 	native, err := b.native(ctx, subject)
 	if err != nil {
-		return err
+		return false, err
 	}
-	wrote, before := false, digest.Digest("")
+	before := digest.Digest("")
 	for try := range readBacks {
 		listed, at, err := fallback(ctx, b, subject)
 		if err != nil {
-			return err
+			return wrote, err
 		}
 		want := without(b.remember(subject.Digest, listed), native)
 		switch stale := wrote && at == before; {
 		case len(without(want, listed)) == 0:
-			return nil
+			return wrote, nil
 		case stale:
 			err = b.wait(ctx, try)
 		default:
@@ -117,11 +124,10 @@ func enlist(ctx context.Context, b backend, subject graph.Node, entries ...graph
 			err = putIndex(ctx, b, subject, want, entries)
 		}
 		if err != nil {
-			return err
+			return wrote, err
 		}
 	}
-	return fault.New(fault.Unavailable, "attaching to", b.pin(subject), "what was written to %s does not read back", fallbackTag(subject)).
-		WithHint("the registry lags, or another process attaches to the same subject; run the same command again")
+	return wrote, unread(b.pin(subject), "the index under "+fallbackTag(subject)+" does not show what was attached")
 }
 
 // putIndex writes the fallback index. Some registries refuse one that names a manifest that is
@@ -225,7 +231,7 @@ func readReferrer(ctx context.Context, b backend, subject, listed graph.Node) (R
 	if !isManifest(n) {
 		return Referrer{}, fault.New(fault.Refused, "reading referrer", b.pin(n), "media type %q is not a manifest", n.MediaType)
 	}
-	content, err := graph.Fetch(ctx, b, n, graph.MaxManifest)
+	content, err := b.confirmed(ctx, n)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return Referrer{Node: n, Missing: true}, nil
 	}

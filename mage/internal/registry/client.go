@@ -8,6 +8,8 @@
 package registry
 
 import (
+	"cmp"
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +24,11 @@ import (
 
 // Options are the optional parts of a client.
 type Options struct {
-	Credential auth.CredentialFunc // nil means Docker's configuration and its helpers; on loopback nobody logs in
+	Credential auth.CredentialFunc // nil means Docker's configuration and its helpers, read when a registry asks
 	UserAgent  string              // empty means "containai"
-	Pause      time.Duration       // before what is first repeated, doubling each time; zero means 250 ms
+	Pause      time.Duration       // unit of every wait; zero means 1 s before a repetition and 250 ms before a read-back, growing
+	Budget     time.Duration       // longest time an operation goes without a good answer; zero means 600 pauses: 10 min
+	Cache      string              // directory of immutable content, which processes may share; empty means memory only
 }
 
 // Client speaks to the repositories of one owner on one registry. It is safe for concurrent use.
@@ -33,6 +37,7 @@ type Client struct {
 	auth  *auth.Client
 	meter *meter
 	pause time.Duration
+	cache *cache
 
 	transfers keyed       // one upload of a digest at a time, so that the second can mount the first
 	noAPI     atomic.Bool // the registry answered that it has no referrers API
@@ -52,23 +57,36 @@ func New(base string, o Options) (*Client, error) {
 	if o.UserAgent == "" {
 		o.UserAgent = "containai"
 	}
-	if o.Pause <= 0 {
-		o.Pause = 250 * time.Millisecond
+	if o.Credential == nil {
+		o.Credential = dockerLogin()
 	}
-	if o.Credential == nil && !owner.Loopback() {
+	count := &meter{calls: map[string]int{}}
+	w := newWaits(cmp.Or(max(o.Pause, 0), time.Second), o.Budget)
+	login := &auth.Client{Client: newHTTP(newTransport(), count, w, time.Now), Credential: o.Credential, Cache: auth.NewCache()}
+	login.SetUserAgent(o.UserAgent)
+	return &Client{
+		base: owner, auth: login, meter: count, pause: cmp.Or(max(o.Pause, 0), 250*time.Millisecond), cache: newCache(o.Cache, time.Now),
+		repos: map[string]*Repository{}, homes: map[digest.Digest]string{},
+	}, nil
+}
+
+// dockerLogin finds credentials where docker login keeps them. A registry that asks for none never
+// causes the configuration to be read, or a helper to be run.
+func dockerLogin() auth.CredentialFunc {
+	open := sync.OnceValues(func() (auth.CredentialFunc, error) {
 		store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
 		if err != nil {
 			return nil, fault.Wrap(err, fault.Environment, "reading", "Docker configuration")
 		}
-		o.Credential = credentials.Credential(store)
+		return credentials.Credential(store), nil
+	})
+	return func(ctx context.Context, host string) (auth.Credential, error) {
+		find, err := open()
+		if err != nil {
+			return auth.EmptyCredential, err
+		}
+		return find(ctx, host)
 	}
-	count := &meter{calls: map[string]int{}}
-	login := &auth.Client{Client: newHTTP(count, o.Pause), Credential: o.Credential, Cache: auth.NewCache()}
-	login.SetUserAgent(o.UserAgent)
-	return &Client{
-		base: owner, auth: login, meter: count, pause: o.Pause,
-		repos: map[string]*Repository{}, homes: map[digest.Digest]string{},
-	}, nil
 }
 
 // Repo returns the repository "host/owner/name"; the same name gives the same value.
@@ -93,7 +111,7 @@ func (c *Client) Repo(name string) (*Repository, error) {
 // Base returns the host and owner this client was made for.
 func (c *Client) Base() ref.Repo { return c.base }
 
-// Counts returns how many requests were sent so far.
+// Counts returns how many requests were sent so far, and what waiting cost.
 func (c *Client) Counts() Counts { return c.meter.counts() }
 
 // home returns the path of a repository that has a blob, or "".

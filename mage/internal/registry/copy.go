@@ -23,6 +23,7 @@ const (
 // Copy brings what root reaches from src to dst: blobs in parallel, then manifests from the
 // leaves up. What dst has is not sent again; a manifest that is there stands for all below it.
 func Copy(ctx context.Context, src, dst graph.Store, root graph.Node) error {
+	ctx = patient(ctx)
 	below, err := reach(ctx, src, root, dst.Exists)
 	if err != nil {
 		return err
@@ -38,14 +39,25 @@ func Copy(ctx context.Context, src, dst graph.Store, root graph.Node) error {
 	return nil
 }
 
-// CopyFrom is Copy into a repository. A layer that a sibling has is mounted instead of sent.
+// CopyFrom is Copy into a repository, which ends when the root reads back. A layer that a sibling
+// has is mounted instead of sent.
 func (r *Repository) CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error {
-	return Copy(ctx, src, r, root)
+	if err := Copy(ctx, src, r, root); err != nil {
+		return err
+	}
+	there, err := r.Exists(ctx, root)
+	if err == nil && !there {
+		err = unread(r.pin(root), "it was pushed and does not read back")
+	}
+	return err
 }
 
 // Verify proves that everything root reaches is in the store with the size and digest it is
 // named by. It reads all of it.
 func Verify(ctx context.Context, s graph.Store, root graph.Node) error {
+	if r, ok := s.(*Repository); ok {
+		s = streamer{r} // what is remembered proves nothing about the registry
+	}
 	below, err := reach(ctx, s, root, nil)
 	if err != nil {
 		return err
@@ -134,13 +146,40 @@ func each(ctx context.Context, nodes []graph.Node, f func(context.Context, graph
 	return group.Wait()
 }
 
+// copyManifest brings a manifest whose children dst has confirmed.
 func copyManifest(ctx context.Context, src, dst graph.Store, n graph.Node) error {
 	content, err := graph.Fetch(ctx, src, n, graph.MaxManifest)
 	if err != nil {
 		return err
 	}
-	_, err = graph.PushBytes(ctx, dst, n.MediaType, content)
-	return err
+	push := func() error {
+		_, err := graph.PushBytes(ctx, dst, n.MediaType, content)
+		return err
+	}
+	if r, ok := dst.(*Repository); ok {
+		return insist(ctx, r, push, func() error { return r.resend(ctx, src, n) })
+	}
+	return push()
+}
+
+// resend brings again what a manifest names and the repository, asked for each, does not have.
+func (r *Repository) resend(ctx context.Context, src graph.Store, n graph.Node) error {
+	children, err := childrenOf(ctx, src, n)
+	if err != nil {
+		return err
+	}
+	for _, child := range children {
+		if graph.IsIndex(n) {
+			err = copyManifest(ctx, src, r, child)
+		} else {
+			r.client.setHome(child.Digest, "") // a mount may be what went wrong
+			err = r.transfer(ctx, src, child)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func copyBlob(ctx context.Context, src, dst graph.Store, n graph.Node) error {
@@ -148,14 +187,18 @@ func copyBlob(ctx context.Context, src, dst graph.Store, n graph.Node) error {
 		return r.transfer(ctx, src, n)
 	}
 	there, err := dst.Exists(ctx, n)
-	if err != nil || there {
-		return err
+	for try := 1; err == nil && !there; try++ {
+		err = send(ctx, src, n, func(body io.Reader) error { return dst.Push(ctx, n, body) })
+		if err == nil || try == transferTries || !errors.Is(err, fault.Unavailable) {
+			break
+		}
+		err = nil // the download broke; what arrived was thrown away
 	}
-	return send(ctx, src, n, func(body io.Reader) error { return dst.Push(ctx, n, body) })
+	return err
 }
 
-// uploadTries is how often the upload of one blob is begun.
-const uploadTries = 3
+// transferTries is how often the transfer of one blob is begun.
+const transferTries = 3
 
 // transfer brings one blob into the repository: nothing if it is there, a mount if a sibling has
 // it, an upload otherwise. A broken upload is begun anew, in a session of its own.
@@ -164,7 +207,7 @@ func (r *Repository) transfer(ctx context.Context, src graph.Store, n graph.Node
 	there, err := r.Exists(ctx, n)
 	for try := 1; err == nil && !there; try++ {
 		err = r.upload(ctx, src, n)
-		if err == nil || try == uploadTries || !errors.Is(err, fault.Unavailable) {
+		if err == nil || try == transferTries || !errors.Is(err, fault.Unavailable) {
 			break
 		}
 		err = sleep(ctx, r.client.pause<<try)

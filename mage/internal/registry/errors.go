@@ -22,7 +22,7 @@ func classify(err error, unknown fault.Kind, op, subject string) error {
 		return err
 	}
 	if _, ok := fault.KindOf(err); ok {
-		return fault.Wrap(err, unknown, op, subject)
+		return fault.Wrap(withoutURL(err), unknown, op, subject)
 	}
 	kind, hint := diagnose(err)
 	if kind == 0 {
@@ -78,8 +78,10 @@ func diagnoseStatus(answer *errcode.ErrorResponse) (fault.Kind, string) {
 		host = answer.URL.Host
 	}
 	switch code := answer.StatusCode; {
-	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+	case code == http.StatusUnauthorized:
 		return fault.Environment, "log in with docker login " + host + "; publishing needs a token with write:packages"
+	case code == http.StatusForbidden:
+		return fault.Environment, "this login may not: publishing needs a token with the scope write:packages (in a workflow: permissions, packages: write) and the role Write on the package; log in with docker login " + host
 	case code == http.StatusInsufficientStorage:
 		return fault.Environment, "the registry's disk is full: free some space and run the same command again"
 	case code == http.StatusNotFound:
@@ -90,6 +92,15 @@ func diagnoseStatus(answer *errcode.ErrorResponse) (fault.Kind, string) {
 		return fault.Refused, ""
 	}
 	return 0, ""
+}
+
+// withoutURL takes away what http.Client says around an error of ours: the URL of the last hop.
+func withoutURL(err error) error {
+	var at *url.Error
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
 }
 
 // withoutQuery takes the query from a URL in an error: signed storage links carry a secret there,

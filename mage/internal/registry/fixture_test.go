@@ -21,6 +21,7 @@ import (
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/local"
 	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/rehearsal"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -51,6 +52,9 @@ func targets() []target {
 		}},
 		{"a registry whose referrers API is always empty", func(t *testing.T) func() (store, func() registry.Counts) {
 			return remoteTarget(t, serve(t, emptyAPI(withAPI())))
+		}},
+		{"GHCR", func(t *testing.T) func() (store, func() registry.Counts) {
+			return remoteTarget(t, ghcr(t, rehearsal.Options{}).host)
 		}},
 	}
 }
@@ -112,6 +116,34 @@ func emptyAPI(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, req)
 	})
+}
+
+// world is a rehearsal of GHCR behind a server, with rules before it.
+type world struct {
+	*rehearsal.GitHub
+	*rehearsal.Injector
+	host string
+}
+
+func ghcr(t *testing.T, o rehearsal.Options, rules ...rehearsal.Rule) world {
+	t.Helper()
+	model := rehearsal.New(o)
+	injector, err := rehearsal.NewInjector(model, rules...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return world{model, injector, serve(t, injector)}
+}
+
+// calls counts the calls of a method whose path contains a text.
+func (w world) calls(method, path string) int {
+	n := 0
+	for _, c := range w.Calls() {
+		if c.Method == method && strings.Contains(c.Path, path) {
+			n++
+		}
+	}
+	return n
 }
 
 func serve(t *testing.T, h http.Handler) (host string) {

@@ -51,3 +51,19 @@ func (v *verifiedReader) Close() error { return v.body.Close() }
 func (v *verifiedReader) forged(err error) error {
 	return &fault.Error{Op: "reading", Subject: v.node.Digest.String(), Kind: fault.Forged, Err: err}
 }
+
+// wire is a body on its way: when its connection ends, that is the network's fault and may be
+// tried again, not content that is other than it should be.
+type wire struct {
+	io.ReadCloser
+	subject string
+}
+
+func (w wire) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = &fault.Error{Op: "fetching", Subject: w.subject, Kind: fault.Unavailable, Err: fmt.Errorf("the connection ended: %w", withoutQuery(err)),
+			Hint: "check the network; running the same command again is safe"}
+	}
+	return n, err
+}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,9 +46,9 @@ type Repository struct {
 	client   *Client
 	name     ref.Repo
 	remote   *remote.Repository
-	shelf    shelf
 	subjects keyed // one attachment to a subject at a time
 	ledger   ledger
+	wrote    set // manifests that this process has put
 }
 
 func newRepository(c *Client, name ref.Repo) (*Repository, error) {
@@ -71,43 +72,122 @@ func newRepository(c *Client, name ref.Repo) (*Repository, error) {
 // Name returns the repository's full name.
 func (r *Repository) Name() ref.Repo { return r.name }
 
-// Fetch returns the content of a node; its reader fails at the end if size or digest differ.
-// Manifests are read whole, checked, and remembered by digest.
+// Fetch returns the content of a node; its reader fails at the end if size or digest differ. What
+// is small is read whole, checked, and remembered by digest; the rest is streamed.
 func (r *Repository) Fetch(ctx context.Context, n graph.Node) (io.ReadCloser, error) {
+	if content, ok := r.client.cache.get(n.Digest); ok && int64(len(content)) == n.Size {
+		return io.NopCloser(bytes.NewReader(content)), nil
+	}
+	if n.Size > maxCached && !isManifest(n) {
+		return r.stream(ctx, n)
+	}
+	content, err := graph.Fetch(ctx, streamer{r}, n, maxCached)
+	if err != nil {
+		return nil, classify(err, fault.Forged, "fetching", r.pin(n))
+	}
+	r.client.cache.put(n.Digest, content)
+	return io.NopCloser(bytes.NewReader(content)), nil
+}
+
+// confirmed reads a manifest that the registry says it has: one that is remembered may be gone.
+func (r *Repository) confirmed(ctx context.Context, n graph.Node) ([]byte, error) {
+	if r.client.cache.has(n.Digest) {
+		there, err := r.Exists(ctx, n)
+		if err == nil && !there {
+			err = errdef.ErrNotFound
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return graph.Fetch(ctx, r, n, graph.MaxManifest)
+}
+
+// streamer is a repository without its memory.
+type streamer struct{ *Repository }
+
+func (s streamer) Fetch(ctx context.Context, n graph.Node) (io.ReadCloser, error) {
+	return s.stream(ctx, n)
+}
+
+// stream asks the registry for content.
+func (r *Repository) stream(ctx context.Context, n graph.Node) (io.ReadCloser, error) {
 	if !isManifest(n) {
 		body, err := r.remote.Blobs().Fetch(ctx, n)
 		if err != nil {
 			return nil, classify(err, fault.Forged, "fetching", r.pin(n))
 		}
-		return verified(body, n), nil
+		return verified(wire{body, r.pin(n)}, n), nil
 	}
-	content, ok := r.shelf.get(n.Digest)
-	if !ok {
-		var err error
-		if content, err = graph.Fetch(ctx, r.remote.Manifests(), n, graph.MaxManifest); err != nil {
-			return nil, classify(err, fault.Forged, "fetching", r.pin(n))
+	var body io.ReadCloser
+	var missing error
+	_, err := r.awaitNamed(ctx, n.Digest, func() (there bool, err error) {
+		body, err = r.remote.Manifests().Fetch(ctx, n)
+		if errors.Is(err, errdef.ErrNotFound) {
+			missing, err = err, nil
+			return false, nil
 		}
-		r.shelf.put(n.Digest, content)
+		return true, err
+	})
+	if body == nil {
+		return nil, classify(cmp.Or(err, missing), fault.Forged, "fetching", r.pin(n))
 	}
-	return io.NopCloser(bytes.NewReader(content)), nil
+	return verified(wire{body, r.pin(n)}, n), nil
 }
 
-// Exists asks the registry for a node.
+// Exists asks the registry for a node. A manifest that this process has put is waited for: it is
+// there, and the registry's reads may lag behind its writes.
 func (r *Repository) Exists(ctx context.Context, n graph.Node) (bool, error) {
-	var there bool
-	var err error
-	if isManifest(n) {
-		there, err = r.remote.Manifests().Exists(ctx, n)
-	} else {
-		there, err = r.remote.Blobs().Exists(ctx, n)
+	if !isManifest(n) {
+		there, err := r.remote.Blobs().Exists(ctx, n)
+		return there, classify(err, fault.Unavailable, "looking for", r.pin(n))
 	}
-	return there, classify(err, fault.Unavailable, "looking for", r.pin(n))
+	return r.await(ctx, n.Digest, func() (bool, error) {
+		there, err := r.remote.Manifests().Exists(ctx, n)
+		return there, classify(err, fault.Unavailable, "looking for", r.pin(n))
+	})
+}
+
+// await reads until a manifest is there; once, unless this process has put it.
+func (r *Repository) await(ctx context.Context, d digest.Digest, read func() (bool, error)) (bool, error) {
+	if r.wrote.has(d) {
+		return r.reread(ctx, readBacks, read)
+	}
+	return read()
+}
+
+// foreignReads is how often a manifest is looked for that somebody named and this process did not
+// put: another job may have, a moment ago. With the default pause 0.25 + 0.5 + 1 + 2 s.
+const foreignReads = 4
+
+// awaitNamed is await for a digest that something names.
+func (r *Repository) awaitNamed(ctx context.Context, d digest.Digest, read func() (bool, error)) (bool, error) {
+	if r.wrote.has(d) {
+		return r.reread(ctx, readBacks, read)
+	}
+	return r.reread(ctx, foreignReads, read)
+}
+
+// reread reads until something is there, at most a number of times more than once.
+func (r *Repository) reread(ctx context.Context, times int, read func() (bool, error)) (bool, error) {
+	for try := 0; ; try++ {
+		there, err := read()
+		if err != nil || there || try == times {
+			return there, err
+		}
+		if err := r.wait(ctx, try); err != nil {
+			return false, err
+		}
+	}
 }
 
 // Push stores a node whose bytes are checked on the way. A manifest that has a subject is also
 // listed among its subject's referrers.
 func (r *Repository) Push(ctx context.Context, n graph.Node, content io.Reader) error {
 	if !isManifest(n) {
+		if err := r.client.checkUpload(n); err != nil {
+			return err
+		}
 		return classify(r.remote.Blobs().Push(ctx, n, verified(content, n)), fault.Unavailable, "pushing", r.pin(n))
 	}
 	manifest, err := readManifest(n, content)
@@ -122,7 +202,8 @@ func (r *Repository) Push(ctx context.Context, n graph.Node, content io.Reader) 
 		return err
 	}
 	defer r.subjects.lock(subject.Digest)()
-	return enlist(ctx, r, *subject, entry)
+	_, err = enlist(ctx, r, *subject, entry)
+	return err
 }
 
 // readManifest reads at most graph.MaxManifest bytes and checks them against n.
@@ -148,30 +229,15 @@ func (r *Repository) ByDigest(ctx context.Context, d digest.Digest) (graph.Node,
 	if err := d.Validate(); err != nil {
 		return graph.Node{}, false, fault.Wrap(err, fault.Invalid, "parsing digest", d.String())
 	}
-	n, there, err := r.at(ctx, d.String())
+	var n graph.Node
+	there, err := r.awaitNamed(ctx, d, func() (there bool, err error) {
+		n, there, err = r.at(ctx, d.String())
+		return there, err
+	})
 	if err == nil && there && n.Digest != d {
 		return graph.Node{}, false, fault.New(fault.Forged, "fetching", r.name.String()+"@"+d.String(), "the registry answered with %s", n.Digest)
 	}
 	return n, there, err
-}
-
-// Tags returns every tag, sorted, those of the referrers fallback included. A repository that
-// does not exist has none.
-func (r *Repository) Tags(ctx context.Context) ([]string, error) {
-	var all []string
-	err := r.remote.Tags(ctx, "", func(page []string) error {
-		all = append(all, page...)
-		return nil
-	})
-	var answer *errcode.ErrorResponse
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, classify(err, fault.Unavailable, "listing tags of", r.name.String())
-	}
-	slices.Sort(all)
-	return slices.Compact(all), nil
 }
 
 // at reads a manifest by tag or digest: GET, never HEAD, because only the bytes prove the digest.
@@ -201,7 +267,7 @@ func (r *Repository) at(ctx context.Context, reference string) (graph.Node, bool
 		return graph.Node{}, false, fault.Wrap(err, fault.Forged, "resolving", subject)
 	}
 	n := graph.NewNode(mediaType, content)
-	r.shelf.put(n.Digest, content)
+	r.client.cache.put(n.Digest, content)
 	return n, true, nil
 }
 
@@ -255,7 +321,8 @@ func decodeMediaType(header string, content []byte) (string, error) {
 func (r *Repository) put(ctx context.Context, name string, n graph.Node, content []byte) error {
 	err := r.remote.Manifests().PushReference(ctx, n, bytes.NewReader(content), name)
 	if err == nil {
-		r.shelf.put(n.Digest, content)
+		r.client.cache.put(n.Digest, content)
+		r.wrote.add(n.Digest)
 	}
 	return classify(err, fault.Unavailable, "pushing", r.name.String()+":"+name)
 }
@@ -300,31 +367,23 @@ func isManifest(n graph.Node) bool {
 	return false
 }
 
-// maxShelf bounds the manifests a repository keeps in memory, in bytes.
-const maxShelf = 64 << 20
-
-// shelf remembers manifests by digest: what has a digest cannot change.
-type shelf struct {
+// set remembers digests. It is safe for concurrent use; the zero value is empty.
+type set struct {
 	mu    sync.Mutex
-	size  int
-	items map[digest.Digest][]byte
+	items map[digest.Digest]bool
 }
 
-func (s *shelf) get(d digest.Digest) ([]byte, bool) {
+func (s *set) has(d digest.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	content, ok := s.items[d]
-	return content, ok
+	return s.items[d]
 }
 
-func (s *shelf) put(d digest.Digest, content []byte) {
+func (s *set) add(d digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.items == nil || s.size+len(content) > maxShelf {
-		s.items, s.size = map[digest.Digest][]byte{}, 0
+	if s.items == nil {
+		s.items = map[digest.Digest]bool{}
 	}
-	if _, ok := s.items[d]; !ok {
-		s.items[d] = content
-		s.size += len(content)
-	}
+	s.items[d] = true
 }

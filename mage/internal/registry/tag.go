@@ -2,9 +2,14 @@ package registry
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
@@ -15,7 +20,7 @@ import (
 // TagImmutable gives a manifest a name that never changes: it creates the tag, writes nothing if
 // the tag has that digest, and refuses with fault.Immutable if it has another.
 func (r *Repository) TagImmutable(ctx context.Context, tag string, n graph.Node) (written bool, err error) {
-	return tagImmutable(ctx, r, tag, n)
+	return tagImmutable(patient(ctx), r, tag, n)
 }
 
 // MoveTag moves a tag from the digest the plan saw to another. It refuses with fault.Conflict if
@@ -24,7 +29,7 @@ func (r *Repository) MoveTag(ctx context.Context, m release.Move) (written bool,
 	if m.Tag.Repo != r.name {
 		return false, fault.New(fault.Invalid, "moving tag", m.Tag.String(), "it is not a tag of %s", r.name)
 	}
-	return moveTag(ctx, r, m.Tag.Tag, m.From, m.To)
+	return moveTag(patient(ctx), r, m.Tag.Tag, m.From, m.To)
 }
 
 // backend is what tags and referrers need of a store: a repository or a layout.
@@ -36,6 +41,7 @@ type backend interface {
 	remember(subject digest.Digest, entries []graph.Node) (known []graph.Node) // referrers ever seen on a subject
 	forget(subject digest.Digest, gone []graph.Node)                           // of those, what is no more
 	wait(ctx context.Context, try int) error                                   // before the next read-back
+	confirmed(ctx context.Context, n graph.Node) ([]byte, error)               // a manifest that the store has now
 	pin(n graph.Node) string
 }
 
@@ -96,7 +102,8 @@ func write(ctx context.Context, b backend, tag string, was digest.Digest, n grap
 	if err != nil {
 		return graph.Node{}, err
 	}
-	if err := b.put(ctx, tag, n, content); err != nil {
+	put := func() error { return b.put(ctx, tag, n, content) }
+	if err := insist(ctx, b, put, nil); err != nil {
 		return graph.Node{}, err
 	}
 	for try := range readBacks {
@@ -111,8 +118,49 @@ func write(ctx context.Context, b backend, tag string, was digest.Digest, n grap
 			return graph.Node{}, err
 		}
 	}
-	return graph.Node{}, fault.New(fault.Unavailable, "tagging", b.pin(n), "%q was written and does not read back", tag).
-		WithHint("the registry lags; run the same command again")
+	return graph.Node{}, unread(b.pin(n), fmt.Sprintf("tag %q was written and does not read back", tag))
+}
+
+// unread is the error of a write that the registry does not show within the time we give it.
+func unread(subject, what string) error {
+	return fault.New(fault.Unavailable, "reading back", subject, "%s", what).
+		WithHint("the registry lags behind its own writes; run the same command again")
+}
+
+// insist pushes a manifest. A registry that says it lacks what was sent before it (seen at GHCR,
+// though it had confirmed the upload) gets what is really missing again, and is asked again.
+func insist(ctx context.Context, b backend, push, resend func() error) error {
+	for try := 0; ; try++ {
+		err := push()
+		if !lacksContent(err) || try == readBacks {
+			return err
+		}
+		if resend != nil {
+			if err := resend(); err != nil {
+				return err
+			}
+		}
+		if err := b.wait(ctx, try); err != nil {
+			return err
+		}
+	}
+}
+
+// lacksContent reports whether a registry refused a manifest because it misses what that names.
+// The codes are those of the distribution specification v1.1.1, "Error Codes"; the text was seen
+// at GHCR.
+func lacksContent(err error) bool {
+	var answer *errcode.ErrorResponse
+	if !errors.As(err, &answer) {
+		return false
+	}
+	return slices.ContainsFunc(answer.Errors, func(e errcode.Error) bool {
+		switch e.Code {
+		case errcode.ErrorCodeBlobUnknown, errcode.ErrorCodeManifestBlobUnknown, errcode.ErrorCodeManifestUnknown:
+			return true
+		}
+		return strings.Contains(strings.ToLower(e.Message), "unknown blob")
+	})
 }
 
 func immutable(tag string, found, want graph.Node) error {

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"oras.land/oras-go/v2/registry/remote/retry"
-
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -21,15 +19,19 @@ const (
 	dialTimeout   = 30 * time.Second
 	answerTimeout = 5 * time.Minute // from the last byte sent: a registry hashes a large layer before it answers
 	maxRedirects  = 5
-	maxRetries    = 4
-	maxRetryWait  = 30 * time.Second
 	wireBuffer    = 64 << 10 // bytes
 )
 
-// newHTTP returns the client every request goes through: repeat what failed in passing, count what is
-// sent, refuse plain HTTP beyond this machine.
-func newHTTP(count *meter, pause time.Duration) *http.Client {
-	count.base = guard{&http.Transport{
+// newHTTP returns the client every request goes through: repeat what failed in passing, count what
+// is sent, refuse plain HTTP beyond this machine.
+func newHTTP(base http.RoundTripper, count *meter, w waits, now func() time.Time) *http.Client {
+	count.base = guard{base}
+	return &http.Client{Transport: newRepeater(count, count, w, now), CheckRedirect: checkRedirect}
+}
+
+// newTransport returns the connections to registries. Proxies and certificates are the system's.
+func newTransport() *http.Transport {
+	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSHandshakeTimeout:   dialTimeout,
@@ -40,32 +42,18 @@ func newHTTP(count *meter, pause time.Duration) *http.Client {
 		DisableCompression:    true, // a digest is of the bytes on the wire
 		WriteBufferSize:       wireBuffer,
 		ReadBufferSize:        wireBuffer,
-	}}
-	policy := &retry.GenericPolicy{
-		Retryable: transient,
-		Backoff:   retry.ExponentialBackoff(pause, 2, 0.5),
-		MaxWait:   maxRetryWait,
-		MaxRetry:  maxRetries,
-	}
-	return &http.Client{
-		Transport:     &retry.Transport{Base: count, Policy: func() retry.Policy { return policy }},
-		CheckRedirect: checkRedirect,
 	}
 }
 
-// transient says what is worth repeating. A full disk (507) and a missing feature (501) stay so.
-func transient(resp *http.Response, err error) (bool, error) {
-	if resp != nil && (resp.StatusCode == http.StatusInsufficientStorage || resp.StatusCode == http.StatusNotImplemented) {
-		return false, nil
-	}
-	return retry.DefaultPredicate(resp, err)
-}
-
-// checkRedirect bounds redirects. The scheme is checked by guard, on every hop; oras-go keeps the
-// Authorization header on the origin it was made for.
-func checkRedirect(_ *http.Request, via []*http.Request) error {
+// checkRedirect bounds redirects and keeps what began encrypted encrypted. Plain HTTP as such is
+// checked by guard, on every hop; oras-go takes the Authorization header away when a redirect
+// leaves the origin it was made for.
+func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return fmt.Errorf("stopped after %d redirects", maxRedirects)
+	}
+	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
+		return fmt.Errorf("redirect from https to %s://%s: %w", req.URL.Scheme, req.URL.Host, errPlain)
 	}
 	return nil
 }
@@ -88,18 +76,24 @@ func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// Counts says how many requests went over the wire, repeated ones included.
+// Counts says how many requests went over the wire, repeated ones included, and what waiting cost.
 type Counts struct {
-	Reads  int            `json:"reads"`  // GET and HEAD
-	Writes int            `json:"writes"` // everything else below /v2/
-	Calls  map[string]int `json:"calls"`  // "PUT manifests" → how many
+	Reads    int            `json:"reads"`     // GET and HEAD
+	Writes   int            `json:"writes"`    // everything else below /v2/
+	Calls    map[string]int `json:"calls"`     // "PUT manifests" → how many
+	Repeats  int            `json:"repeats"`   // of these, sent again because the registry was busy or ill
+	WaitedMS int64          `json:"waited_ms"` // milliseconds of pauses, summed over requests
 }
 
-// meter counts requests by method and endpoint.
+// meter counts requests by method and endpoint, repetitions, pauses, and the speed of uploads.
 type meter struct {
-	base  http.RoundTripper
-	mu    sync.Mutex
-	calls map[string]int
+	base http.RoundTripper
+
+	mu      sync.Mutex
+	calls   map[string]int
+	repeats int
+	waited  time.Duration
+	rate    float64 // of the fastest large upload, in bytes per second
 }
 
 func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -109,10 +103,22 @@ func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
 	return m.base.RoundTrip(req)
 }
 
+func (m *meter) repeat() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.repeats++
+}
+
+func (m *meter) wait(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waited += d
+}
+
 func (m *meter) counts() Counts {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := Counts{Calls: maps.Clone(m.calls)}
+	c := Counts{Calls: maps.Clone(m.calls), Repeats: m.repeats, WaitedMS: m.waited.Milliseconds()}
 	for call, n := range m.calls {
 		switch method, where, _ := strings.Cut(call, " "); {
 		case method == http.MethodGet || method == http.MethodHead:
@@ -129,13 +135,20 @@ const other = "other"
 
 // endpoint names the part of the distribution API that a URL belongs to.
 func endpoint(u *url.URL) string {
-	if !strings.HasPrefix(u.Path, "/v2/") {
-		return other
+	where, _ := route(u)
+	return where
+}
+
+// route splits a URL into endpoint and repository; the repository is empty where none is named.
+func route(u *url.URL) (where, repository string) {
+	path, ok := strings.CutPrefix(u.Path, "/v2/")
+	if !ok {
+		return other, ""
 	}
 	for _, part := range []string{"blobs/uploads", "blobs", "manifests", "referrers", "tags"} {
-		if strings.Contains(u.Path, "/"+part+"/") {
-			return part
+		if name, _, ok := strings.Cut(path, "/"+part+"/"); ok {
+			return part, name
 		}
 	}
-	return "base"
+	return "base", ""
 }

@@ -258,16 +258,6 @@ func TestAllPagesOfTagsAreRead(t *testing.T) {
 	}
 }
 
-func TestTagsThatNeverEndAreGivenUp(t *testing.T) {
-	c := client(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Link", "<"+req.URL.Path+`?last=a>; rel="next"`)
-		io.WriteString(w, `{"name":"family/app","tags":["a"]}`)
-	})))
-	if tags, err := repo(t, c, "app").Tags(t.Context()); err == nil {
-		t.Errorf("Tags = %v", tags)
-	}
-}
-
 func TestDockerMediaTypesAreRefusedNotMissed(t *testing.T) {
 	doc := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","config":{},"layers":[]}`)
 	r := repo(t, client(t, serve(t, body("application/vnd.docker.distribution.manifest.v2+json", doc))), "app")
@@ -342,5 +332,104 @@ func TestErrorsShowNoQuery(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("the error says %v", err)
 		}
+	}
+}
+
+// B3: whichever request meets an ill registry once, nobody notices but the count of repetitions.
+// An upload is begun anew by its owner; it counts as an upload more.
+func TestB3EveryRequestMayFailOnce(t *testing.T) {
+	src := memory.New()
+	n := image(t, src, 1)
+	failing := func(at int64, code int) (calls int64, c registry.Counts, err error) {
+		var asked atomic.Int64
+		inner := withoutAPI()
+		client := client(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if asked.Add(1) == at {
+				w.WriteHeader(code)
+				return
+			}
+			inner.ServeHTTP(w, req)
+		})))
+		r := repo(t, client, "app")
+		if err := publish(t, r, src, n); err != nil {
+			return 0, registry.Counts{}, err
+		}
+		calls, c = asked.Load(), client.Counts()
+		return calls, c, registry.Verify(t.Context(), r, n)
+	}
+	undisturbed, _, err := failing(0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range undisturbed {
+		code := []int{500, 502, 503, 429, 408}[at%5]
+		calls, c, err := failing(at+1, code)
+		if err != nil || calls < undisturbed+1 || c.Repeats > 1 || c.WaitedMS < int64(c.Repeats) {
+			t.Errorf("request %d answered %d: %d requests, %+v, %v", at+1, code, calls, c, err)
+		}
+	}
+}
+
+func TestB3AnEndpointThatStaysIllIsNamed(t *testing.T) {
+	for name, test := range map[string]struct {
+		method, path string
+		want         string
+	}{
+		"reads of manifests":  {http.MethodHead, "/manifests/", "HEAD manifests of family/app"},
+		"reads of blobs":      {http.MethodHead, "/blobs/", "HEAD blobs of family/app"},
+		"new uploads":         {http.MethodPost, "/blobs/uploads/", "POST blobs/uploads of family/app"},
+		"uploads":             {http.MethodPut, "/blobs/uploads/", "PUT blobs/uploads of family/app"},
+		"writes of manifests": {http.MethodPut, "/manifests/", "PUT manifests of family/app"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inner := withoutAPI()
+			r := repo(t, client(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if req.Method == test.method && strings.Contains(req.URL.Path, test.path) {
+					w.WriteHeader(http.StatusBadGateway)
+					return
+				}
+				inner.ServeHTTP(w, req)
+			}))), "app")
+			src := memory.New()
+			n := image(t, src, 1)
+			err := publish(t, r, src, n)
+			if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), test.want) || !strings.Contains(fault.HintOf(err), "safe") {
+				t.Errorf("%v, hint %q", err, fault.HintOf(err))
+			}
+			if tags, err := r.Tags(t.Context()); len(tags) != 0 || err != nil {
+				t.Errorf("tags %v, %v", tags, err)
+			}
+		})
+	}
+}
+
+// B6: GHCR takes at most 4 MiB in a PATCH, and no Content-Range in a PUT. We send a blob in one
+// PUT, whatever its size.
+func TestB6ABlobIsSentInOnePiece(t *testing.T) {
+	var puts atomic.Int32
+	inner := withoutAPI()
+	r := repo(t, client(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPatch || req.Header.Get("Content-Range") != "" {
+			t.Errorf("%s with Content-Range %q", req.Method, req.Header.Get("Content-Range"))
+		}
+		if sends(req) {
+			puts.Add(1)
+			if req.ContentLength < 0 {
+				t.Error("the size of a blob is not said")
+			}
+		}
+		inner.ServeHTTP(w, req)
+	}))), "app")
+	src := memory.New()
+	n, err := graph.PackArtifact(t.Context(), src, "application/vnd.example", []graph.Node{layer(t, src, 1, 9<<20)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CopyFrom(t.Context(), src, n); err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.Verify(t.Context(), r, n); err != nil || puts.Load() != 2 {
+		t.Errorf("%d uploads, want the layer and the configuration; %v", puts.Load(), err)
 	}
 }

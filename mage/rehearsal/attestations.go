@@ -1,0 +1,141 @@
+package rehearsal
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/fault"
+)
+
+// maxBundle is the most that the model takes for one bundle, in bytes; actions/attest allows a
+// predicate of 16 MB.
+const maxBundle = 24 << 20
+
+// attestation is one bundle that a repository stored.
+type attestation struct {
+	id            int64
+	repository    string // owner/name
+	subjects      []string
+	predicateType string
+	bundle        json.RawMessage
+}
+
+var attestationPath = regexp.MustCompile(`^/repos/([^/]+/[^/]+)/attestations(?:/([^/]+))?$`)
+
+// serveAttestations is the attestations API of a repository: it stores what it is given, checks no
+// signature and vouches for nothing, exactly as GitHub says of its own.
+func (g *GitHub) serveAttestations(w http.ResponseWriter, r *http.Request, by caller) {
+	m := attestationPath.FindStringSubmatch(r.URL.Path)
+	switch {
+	case m != nil && m[2] == "" && r.Method == http.MethodPost:
+		g.storeAttestation(w, r, m[1], by)
+	case m != nil && m[2] != "" && r.Method == http.MethodGet:
+		g.listAttestations(w, r, m[1], m[2])
+	default:
+		decline(w, http.StatusNotFound, "Not Found")
+	}
+}
+
+func (g *GitHub) storeAttestation(w http.ResponseWriter, r *http.Request, repository string, by caller) {
+	own := by.anybody || by.token != nil && (by.token.Repository == "" || by.token.Repository == repository)
+	if !own || !by.may("attestations:write") {
+		decline(w, http.StatusForbidden, noAdmin)
+		return
+	}
+	content, err := io.ReadAll(io.LimitReader(r.Body, maxBundle+1))
+	if err != nil || len(content) > maxBundle {
+		decline(w, http.StatusRequestEntityTooLarge, "the bundle is too large")
+		return
+	}
+	a, err := parseAttestation(content)
+	if err != nil {
+		decline(w, http.StatusUnprocessableEntity, err.Error())
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a.id, a.repository = g.nextID(), repository
+	g.attestations = append(g.attestations, a)
+	reply(w, http.StatusCreated, map[string]int64{"id": a.id})
+}
+
+// parseAttestation reads {"bundle": …}, a Sigstore bundle around an in-toto statement v1.
+func parseAttestation(content []byte) (attestation, error) {
+	var body struct{ Bundle json.RawMessage }
+	var bundle struct {
+		MediaType            string
+		VerificationMaterial json.RawMessage
+		DSSEEnvelope         struct{ Payload string }
+	}
+	var statement struct {
+		Subject       []struct{ Digest map[string]string }
+		PredicateType string
+	}
+	err := json.Unmarshal(content, &body)
+	if err == nil {
+		err = json.Unmarshal(body.Bundle, &bundle)
+	}
+	var payload []byte
+	if err == nil {
+		payload, err = base64.StdEncoding.DecodeString(bundle.DSSEEnvelope.Payload)
+	}
+	if err == nil {
+		err = json.Unmarshal(payload, &statement)
+	}
+	if err != nil {
+		return attestation{}, fault.Wrap(err, fault.Invalid, "reading", "bundle")
+	}
+	a := attestation{predicateType: statement.PredicateType, bundle: body.Bundle}
+	for _, s := range statement.Subject {
+		if d := digest.NewDigestFromEncoded(digest.SHA256, s.Digest["sha256"]); d.Validate() == nil {
+			a.subjects = append(a.subjects, d.String())
+		}
+	}
+	if bundle.MediaType == "" || len(bundle.VerificationMaterial) == 0 || len(a.subjects) == 0 {
+		return attestation{}, fault.New(fault.Invalid, "reading", "bundle", "it wants a mediaType, verificationMaterial and a subject with a sha256")
+	}
+	return a, nil
+}
+
+// listAttestations answers with the bundles about a digest, newest first.
+func (g *GitHub) listAttestations(w http.ResponseWriter, r *http.Request, repository, subject string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	type entry struct {
+		Bundle       json.RawMessage `json:"bundle"`
+		RepositoryID int             `json:"repository_id"`
+	}
+	list := []entry{}
+	for _, a := range newestFirst(g.attestations) {
+		if a.repository == repository && slices.Contains(a.subjects, subject) && a.is(r.URL.Query().Get("predicate_type")) {
+			list = append(list, entry{a.bundle, 2})
+		}
+	}
+	if len(list) == 0 {
+		decline(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	reply(w, http.StatusOK, map[string]any{"attestations": list})
+}
+
+// is matches the filter predicate_type: one of GitHub's short words, or the whole URI.
+func (a attestation) is(filter string) bool {
+	switch filter {
+	case "":
+		return true
+	case "provenance":
+		return strings.HasPrefix(a.predicateType, "https://slsa.dev/provenance/")
+	case "sbom":
+		return strings.HasPrefix(a.predicateType, "https://spdx.dev/Document") || strings.HasPrefix(a.predicateType, "https://cyclonedx.org/bom")
+	case "release":
+		return strings.HasPrefix(a.predicateType, "https://in-toto.io/attestation/release/")
+	}
+	return a.predicateType == filter
+}
