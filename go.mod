@@ -31,6 +31,7 @@ require (
 	gopkg.in/yaml.v3 v3.0.1
 	modernc.org/sqlite v1.58.0
 	oras.land/oras-go/v2 v2.7.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (

@@ -161,7 +161,7 @@ func firstDocument(p *pipeline.Pipeline, built release.Built, m release.Moved) (
 		return nil, err
 	}
 	m.At = built.Record.Source.Epoch
-	d, _, err := release.PlanMove(release.Document{}, "", p.Family.Name, "dev", release.Candidate{Record: built.Record, Digest: node.Digest}, m)
+	d, _, err := release.PlanPromote(release.Head{}, p.Family.Name, "dev", release.Candidate{Record: built.Record, Digest: node.Digest}, m)
 	if err != nil {
 		return nil, err
 	}

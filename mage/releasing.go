@@ -12,22 +12,77 @@ import (
 	"github.com/containai/containai/mage/report"
 )
 
-// releaseTo is every release: the whole pipeline to a channel, or up to a stage.
-func releaseTo(channel string, until pipeline.Stage) command {
+// wish is what a release is asked to be.
+type wish struct {
+	channel string
+	version string // v1.2.3; may be empty
+	commit  string // another than the one checked out; may be empty
+	until   pipeline.Stage
+	plan    bool // print what would be done, and stop
+}
+
+// releaseOf is every release: the whole pipeline to a channel, or up to a stage.
+func releaseOf(x wish) command {
 	return func(ctx context.Context, s *session) error {
-		if err := checkStage(until); err != nil {
+		if err := x.check(); err != nil {
 			return err
 		}
-		w, p, plan, err := s.openPipeline(ctx, true)
+		w, p, plan, err := s.openPipeline(ctx, !x.plan)
 		if err != nil {
 			return err
 		}
-		result, err := p.Release(ctx, plan, channel, until, w.moved("release:"+channel))
-		if closing := w.report(result, channel); err == nil {
+		if plan.Source, err = w.choose(ctx, p, plan.Source, x.commit); err != nil {
+			return err
+		}
+		order := pipeline.Order{Channel: x.channel, Version: x.version, Until: x.until, Moved: w.moved("release:" + x.channel)}
+		if x.plan {
+			steps, err := p.Foresee(ctx, plan, order)
+			if err != nil {
+				return err
+			}
+			return w.print(steps, func() string { return stepsText(x.channel, steps) })
+		}
+		result, err := p.Release(ctx, plan, order)
+		if closing := w.report(result, x.channel); err == nil {
 			err = closing
 		}
-		return resumeHint(err, channel)
+		return resumeHint(err, x.channel)
 	}
+}
+
+func (x wish) check() error {
+	if x.version != "" {
+		if err := release.CheckVersion(x.version); err != nil {
+			return err
+		}
+	}
+	return checkStage(x.until)
+}
+
+// choose returns the source to release: what is checked out, or a commit that was published. A
+// commit that was never published has to be checked out to be built.
+func (w *workshop) choose(ctx context.Context, p *pipeline.Pipeline, here release.Source, commit string) (release.Source, error) {
+	if commit == "" {
+		return here, nil
+	}
+	full, err := w.repo.Resolve(ctx, commit)
+	if err != nil || full == here.Commit && here.Dirty == "" {
+		return here, err
+	}
+	src := release.Source{Commit: full, Ref: here.Ref}
+	pub, found, err := p.Adopt(ctx, src)
+	if err == nil && !found {
+		err = fault.New(fault.Invalid, "releasing", full, "it was never published, and another commit is checked out").
+			WithHint("git switch --detach %s, then run the same command", full)
+	}
+	return pub.Record.Source, err
+}
+
+func stepsText(channel string, steps []string) string {
+	if len(steps) == 0 {
+		return channel + " serves this release: nothing to do\n"
+	}
+	return "a release to " + channel + " would\n  " + term.EscapeLines(strings.Join(steps, "\n  ")) + "\nnothing was done\n"
 }
 
 func checkStage(until pipeline.Stage) error {
@@ -70,7 +125,7 @@ func (w *workshop) report(result pipeline.Result, channel string) error {
 		m.Moves = append(m.Moves, strings.TrimPrefix(move.String(), w.client.Base().String()+"/"))
 	}
 	counts := w.client.Counts()
-	m.Requests = report.Requests{Reads: counts.Reads, Writes: counts.Writes}
+	m.Requests = report.Requests(counts)
 	m.Seconds = w.env.now().Sub(w.began).Seconds()
 	page, err := m.HTML()
 	if err != nil {

@@ -39,7 +39,7 @@ type Inspect mg.Namespace
 
 // All writes SBOMs, scans for secrets and vulnerabilities, runs the smoke tests and asks dev's gate.
 func (Inspect) All(ctx context.Context, json *bool) error {
-	return run(ctx, output(json), releaseTo("dev", pipeline.UntilInspect))
+	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect}))
 }
 
 // Artifacts packs what is not an image.
@@ -70,27 +70,27 @@ type Release mg.Namespace
 
 // PR builds, inspects and gates like a release to dev, and writes to no registry.
 func (Release) PR(ctx context.Context, json *bool) error {
-	return run(ctx, output(json), releaseTo("dev", pipeline.UntilInspect))
+	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect}))
 }
 
 // Dev releases this commit, or this work tree, to the dev channel. -until=build|inspect|publish|attest stops earlier.
-func (Release) Dev(ctx context.Context, until *string, json *bool) error {
-	return run(ctx, output(json), releaseTo("dev", stage(until)))
+func (Release) Dev(ctx context.Context, until *string, plan *bool, json *bool) error {
+	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: stage(until), plan: given(plan)}))
 }
 
 // Nightly releases this commit to the nightly channel.
-func (Release) Nightly(ctx context.Context, until *string, json *bool) error {
-	return run(ctx, output(json), releaseTo("nightly", stage(until)))
+func (Release) Nightly(ctx context.Context, until *string, plan *bool, json *bool) error {
+	return run(ctx, output(json), releaseOf(wish{channel: "nightly", until: stage(until), plan: given(plan)}))
 }
 
-// Prod releases this commit to the prod channel, under prod's stricter gate.
-func (Release) Prod(ctx context.Context, until *string, json *bool) error {
-	return run(ctx, output(json), releaseTo("prod", stage(until)))
+// Prod releases this commit, or -commit=…, to the prod channel; -version=v1.2.3 also names it for good.
+func (Release) Prod(ctx context.Context, version, commit, until *string, plan *bool, json *bool) error {
+	return run(ctx, output(json), releaseOf(wish{channel: "prod", version: text(version), commit: text(commit), until: stage(until), plan: given(plan)}))
 }
 
 // To releases this commit to any channel of the family.
-func (Release) To(ctx context.Context, channel string, until *string, json *bool) error {
-	return run(ctx, output(json), releaseTo(channel, stage(until)))
+func (Release) To(ctx context.Context, channel string, version, commit, until *string, plan *bool, json *bool) error {
+	return run(ctx, output(json), releaseOf(wish{channel: channel, version: text(version), commit: text(commit), until: stage(until), plan: given(plan)}))
 }
 
 // Status shows where this commit stands and what every channel serves.
@@ -98,12 +98,59 @@ func (Release) Status(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), releaseStatus())
 }
 
-// Ops cares for a registry.
+// Ops moves channels and cares for a registry: it prints its plan, and acts with -apply.
 type Ops mg.Namespace
 
-// Reconcile derives every channel tag from the ledger: prints the moves, makes them with -apply.
+// Promote moves a channel (prod) to what -to= names: a commit, a version, a digest, another channel.
+func (Ops) Promote(ctx context.Context, channel, to, reason, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), promote(ask("mage ops:promote", channel, to, reason, out, apply)))
+}
+
+// Rollback takes a channel (prod) back to its last good release, or to -to=, and holds it there. -bad denies what it served.
+func (Ops) Rollback(ctx context.Context, channel, to, reason, out *string, bad, breakglass, apply *bool, json *bool) error {
+	in := ask("mage ops:rollback", channel, to, reason, out, apply)
+	return run(ctx, output(json), rollback(in.emergency(bad, breakglass)))
+}
+
+// Hold freezes a channel (prod) until ops:unhold.
+func (Ops) Hold(ctx context.Context, channel, reason *string, breakglass, apply *bool, json *bool) error {
+	in := ask("mage ops:hold", channel, nil, reason, nil, apply)
+	return run(ctx, output(json), hold(in.emergency(nil, breakglass), true))
+}
+
+// Unhold lets a channel (prod) move again.
+func (Ops) Unhold(ctx context.Context, channel, reason *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), hold(ask("mage ops:unhold", channel, nil, reason, nil, apply), false))
+}
+
+// Retag gives the whole family, as -from= shows it, another movable name -to=.
+func (Ops) Retag(ctx context.Context, from, to *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), retag(ask("mage ops:retag -from="+shellQuote(text(from)), nil, to, nil, nil, apply), text(from)))
+}
+
+// Reconcile derives every channel tag from the ledger: prints what drifted, repairs it with -apply.
 func (Ops) Reconcile(ctx context.Context, apply *bool, json *bool) error {
-	return run(ctx, output(json), reconcile(given(apply)))
+	return run(ctx, output(json), reconcile(ask("mage ops:reconcile", nil, nil, nil, nil, apply)))
+}
+
+// Refresh issues the channels document anew, before it expires.
+func (Ops) Refresh(ctx context.Context, apply *bool, json *bool) error {
+	return run(ctx, output(json), refresh(ask("mage ops:refresh", nil, nil, nil, nil, apply)))
+}
+
+// Adopt begins a ledger for a registry that has channels and none.
+func (Ops) Adopt(ctx context.Context, reason *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), adopt(ask("mage ops:adopt", nil, nil, reason, nil, apply)))
+}
+
+// Apply does what a plan says that -out=FILE kept, or refuses if anything moved since.
+func (Ops) Apply(ctx context.Context, file string, json *bool) error {
+	return run(ctx, output(json), applyPlan(file))
+}
+
+// History shows who served what, when and why. -channel=prod, -at=2026-07-01T12:00
+func (Ops) History(ctx context.Context, channel, at *string, json *bool) error {
+	return run(ctx, output(json), history(text(channel), text(at)))
 }
 
 // Verify is the consumer's side.

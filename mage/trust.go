@@ -2,27 +2,106 @@ package mage
 
 import (
 	"context"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/verify"
 )
 
-// signerPort starts the local Sigstore when something has to be signed, once per run.
+// authorities are the variables that say who signs and whom to trust.
+type authorities struct {
+	root     string // trusted_root.json; empty: the one built in, or this machine's
+	services string // signing_config.json; empty: the one built in, or this machine's
+	key      string // file of a private key
+	password string // of the private key
+	tokenURL string // where a GitHub Actions job gets its identity
+	token    string // what it shows there
+}
+
+func readAuthorities() authorities {
+	return authorities{
+		root:     variable("CONTAINAI_TRUSTED_ROOT", ""),
+		services: variable("CONTAINAI_SIGNING_CONFIG", ""),
+		key:      variable("CONTAINAI_SIGNING_KEY", ""),
+		password: variable("CONTAINAI_SIGNING_KEY_PASSWORD", ""),
+		tokenURL: variable("ACTIONS_ID_TOKEN_REQUEST_URL", ""),
+		token:    variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", ""),
+	}
+}
+
+// local reports whether releases are signed by this machine: their registry is on it, and nobody
+// named another trusted root.
+func (a authorities) local(p family.Policy, loopback bool) bool {
+	return p.Instance == family.Local || p.Instance != family.Key && loopback && a.root == ""
+}
+
+// policy is what a channel trusts. What this machine signed is checked by the same policy, but for
+// who signed it.
+func (a authorities) policy(f *family.Family, channel string, loopback bool) family.Policy {
+	p := f.Policy(channel)
+	if a.local(p, loopback) {
+		p.Instance, p.Signer, p.Movers = family.Local, sigstore.LocalSigner(f.Source), nil
+	}
+	return p
+}
+
+// trust reads what a policy's signatures are checked against; localRoot is this machine's.
+func (a authorities) trust(p family.Policy, localRoot string) (*verify.Trust, error) {
+	file := a.root
+	if file == "" && p.Instance == family.Local {
+		file = localRoot
+	}
+	content, err := readRoot(file)
+	if err != nil {
+		return nil, err
+	}
+	return verify.ParseTrust(p.Instance, content)
+}
+
+// maxRoot bounds a trusted root, in bytes; the public one has 7 kB.
+const maxRoot = 1 << 20
+
+func readRoot(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, &fault.Error{Op: "reading", Subject: file, Kind: fault.Environment, Err: err,
+			Hint: "without this trusted root nothing can be verified: what another machine signed needs that machine's, CONTAINAI_TRUSTED_ROOT=…"}
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxRoot+1))
+	return content, fault.Wrap(err, fault.Environment, "reading", file)
+}
+
+func (w *workshop) localRoot() string {
+	return filepath.Join(w.state.SigstoreDir(), "trusted_root.json")
+}
+
+func (w *workshop) loopback() bool { return w.client.Base().Loopback() }
+
+// signerPort opens a signer when something has to be signed, once per run.
 type signerPort struct {
 	*workshop
 	plan   release.Plan
 	mu     sync.Mutex
-	signer *sigstore.Signer
+	signer pipeline.Signer
 }
 
 // sigstoreEstimate is how long the helper takes to compile on a bare machine with two cores.
@@ -34,10 +113,52 @@ func (p *signerPort) open(ctx context.Context) (pipeline.Signer, error) {
 	if p.signer != nil {
 		return p.signer, nil
 	}
-	if !p.client.Base().Loopback() {
-		return nil, fault.New(fault.Environment, "signing for", p.client.Base().String(), "the local Sigstore signs for registries on this machine only").
-			WithHint("other people cannot verify local signatures; releases to a public registry are signed by GitHub's OIDC identity, see docs/not-shown.md")
+	signer, err := p.choose(ctx, readAuthorities())
+	if err == nil {
+		p.signer = signer
 	}
+	return signer, err
+}
+
+// choose picks one of the three ways to sign: a key, this machine's Sigstore, a job's identity.
+func (p *signerPort) choose(ctx context.Context, a authorities) (pipeline.Signer, error) {
+	switch policy := p.fam.Trust; {
+	case policy.Instance == family.Key:
+		return p.keySigner(a)
+	case a.local(policy, p.loopback()):
+		return p.localSigner(ctx)
+	case a.tokenURL == "" || a.token == "":
+		return nil, fault.New(fault.Environment, "signing for", p.client.Base().String(), "this machine's own signatures are for registries on it: other people cannot verify them").
+			WithHint("release from GitHub Actions, in a job with `permissions: id-token: write`")
+	default:
+		return sigstore.NewSigner(ctx, sigstore.Services{
+			Instance: policy.Instance, TrustedRoot: a.root, SigningConfig: a.services, Token: sigstore.ActionsToken(a.tokenURL, a.token),
+		}, sigstore.Options{Now: p.env.now})
+	}
+}
+
+func (p *signerPort) keySigner(a authorities) (pipeline.Signer, error) {
+	content, err := os.ReadFile(a.key)
+	if err != nil {
+		return nil, &fault.Error{Op: "reading", Subject: "private key", Kind: fault.Environment, Err: err,
+			Hint: "the family trusts a key: set CONTAINAI_SIGNING_KEY to its file and CONTAINAI_SIGNING_KEY_PASSWORD"}
+	}
+	src, builder := p.plan.Source, string(p.fam.Trust.Signer.Builder)
+	if builder == "" || strings.Contains(builder, "*") {
+		builder = sigstore.LocalBuilder
+	}
+	signer, err := sigstore.NewKeySigner(content, []byte(a.password), evidence.Identity{
+		BuilderID: builder, BuildType: evidence.LocalBuildType, Repository: p.fam.Source, Ref: src.Ref, Commit: src.Commit,
+		WorkflowPath: filepath.Base(p.env.family), InvocationID: p.env.run,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return signer, nil
+}
+
+// localSigner builds the helper and starts this machine's Sigstore.
+func (p *signerPort) localSigner(ctx context.Context) (pipeline.Signer, error) {
 	helper, err := tool.Program{
 		Name: "sigstore-local", Version: "dev", Package: ".", Dir: filepath.Join(p.env.library, "mage", "sigstore-local"), Estimate: sigstoreEstimate,
 	}.Build(ctx, p.programs(), func(line string) { p.progress.Note("attest", "", line) })
@@ -52,28 +173,45 @@ func (p *signerPort) open(ctx context.Context) (pipeline.Signer, error) {
 		return nil, err
 	}
 	p.onClose(services.Close)
-	p.signer, err = sigstore.NewSigner(ctx, services.Services, sigstore.Options{Now: p.env.now})
-	return p.signer, err
+	signer, err := sigstore.NewSigner(ctx, services.Services, sigstore.Options{Now: p.env.now})
+	if err != nil {
+		return nil, err
+	}
+	return signer, nil
 }
 
-// trustPort verifies bundles against the local Sigstore's trusted root and its identity. Before
-// anything was signed there is no root, and so nothing verifies.
+// trustPort verifies bundles for the pipeline, which has one release before it and many channels
+// behind it: a signer that any of them accepts is accepted. What a channel itself demands is asked
+// by verify:channel.
 type trustPort struct {
 	*workshop
-	mu    sync.Mutex
-	trust *sigstore.Trust
+	mu     sync.Mutex
+	judges []judge
+}
+
+// judge is one signer that counts, with what its signatures are checked against.
+type judge struct {
+	trust  *verify.Trust
+	signer family.Signer
 }
 
 // Verify checks who signed, what about, and, of a provenance, that it says what the certificate
-// proves. The ref is not compared: locally any branch may be built, and the commit decides.
-func (p *trustPort) Verify(bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error) {
-	trust, err := p.root()
+// proves. Before anything was signed there is no root, and so nothing verifies.
+func (p *trustPort) Verify(bundle []byte, subject digest.Digest, commit string) (st evidence.Statement, err error) {
+	judges, err := p.open()
 	if err != nil {
-		return evidence.Statement{}, err
+		return st, err
 	}
-	verified, err := trust.Verify(bundle, subject, sigstore.Expect{
-		Issuer: sigstore.LocalIssuer, BuilderID: sigstore.LocalBuilder, Repository: p.fam.Source, Commit: commit,
-	})
+	for _, j := range judges {
+		if st, err = believe(j.trust, bundle, subject, sigstore.Expect{Signer: j.signer, Commit: commit}); err == nil {
+			return st, nil
+		}
+	}
+	return st, err
+}
+
+func believe(trust *verify.Trust, bundle []byte, subject digest.Digest, want sigstore.Expect) (evidence.Statement, error) {
+	verified, err := trust.Verify(bundle, subject, want)
 	if err != nil {
 		return evidence.Statement{}, err
 	}
@@ -83,18 +221,29 @@ func (p *trustPort) Verify(bundle []byte, subject digest.Digest, commit string) 
 	return verified.Statement, err
 }
 
-func (p *trustPort) root() (*sigstore.Trust, error) {
+// open lists the signers of the family's own policy and of the channels that override it. What is
+// not there yet may be after the first signature, so a failure is not kept.
+func (p *trustPort) open() ([]judge, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.trust != nil {
-		return p.trust, nil
+	if len(p.judges) > 0 {
+		return p.judges, nil
 	}
-	file := filepath.Join(p.state.SigstoreDir(), "trusted_root.json")
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil, &fault.Error{Op: "reading", Subject: file, Kind: fault.Unverified, Err: err,
-			Hint: "this state directory has no local Sigstore: it cannot verify what another one signed"}
+	a, judges := readAuthorities(), []judge(nil)
+	known := map[family.Signer]bool{}
+	for _, channel := range append([]string{""}, slices.Sorted(maps.Keys(p.fam.Channels))...) {
+		policy := a.policy(p.fam, channel, p.loopback())
+		trust, err := a.trust(policy, p.localRoot())
+		if err != nil {
+			return nil, err
+		}
+		for _, signer := range append(policy.MayMove(), policy.Signer) {
+			if !known[signer] {
+				known[signer] = true
+				judges = append(judges, judge{trust, signer})
+			}
+		}
 	}
-	p.trust, err = sigstore.ParseTrust(content)
-	return p.trust, err
+	p.judges = judges
+	return judges, nil
 }

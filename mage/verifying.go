@@ -3,73 +3,225 @@ package mage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/verify"
 )
 
 // verifyChannel checks everything a channel serves.
-func verifyChannel(name string) command {
+func verifyChannel(name string) command { return verifyChannelAfter(name, "") }
+
+// verifyChannelAfter does so, and with a reason accepts an older document than was seen before.
+// What it accepts is what the next run will have seen.
+func verifyChannelAfter(name, rollback string) command {
 	return func(ctx context.Context, s *session) error {
-		return s.verified(ctx, func(v *verify.Verifier, _ *workshop) (verify.Result, error) {
-			return v.Channel(ctx, name, s.env.now())
-		})
+		v, w, err := s.verifier(ctx, name)
+		if err != nil {
+			return err
+		}
+		memory := verify.Memory{Path: filepath.Join(w.state.Dir(), seenFile)}
+		from := w.seenAs()
+		if v.Seen, err = memory.Recall(from); err != nil {
+			return err
+		}
+		v.RollbackUnsafe = rollback
+		result, err := v.Channel(ctx, name, s.env.now())
+		if err != nil {
+			return err
+		}
+		if err := memory.Remember(from, result.Seen()); err != nil {
+			return err
+		}
+		return s.printVerified(result)
 	}
+}
+
+// seenFile is what the state directory remembers of channels documents.
+const seenFile = "seen.json"
+
+// seenAs names a registry and family in that file. The embedded registry's port changes.
+func (w *workshop) seenAs() string {
+	if w.embedded {
+		return "embedded/" + w.fam.Name
+	}
+	return w.public + "/" + w.fam.Name
 }
 
 // verifyImage checks one image.
 func verifyImage(reference string) command {
 	return func(ctx context.Context, s *session) error {
-		return s.verified(ctx, func(v *verify.Verifier, w *workshop) (verify.Result, error) {
-			name, at := w.member(reference)
-			return v.Image(ctx, name, at)
-		})
-	}
-}
-
-// verifySBOM checks an image's SBOMs and prints their components.
-func verifySBOM(reference string) command {
-	return func(ctx context.Context, s *session) error {
-		v, w, err := s.verifier(ctx)
+		v, w, err := s.verifier(ctx, "")
 		if err != nil {
 			return err
 		}
 		name, at := w.member(reference)
-		result, documents, err := v.SBOM(ctx, name, at)
+		result, err := v.Image(ctx, name, at, s.env.now())
 		if err != nil {
 			return err
 		}
-		raw := map[string]json.RawMessage{}
-		for platform, content := range documents {
-			raw[platform] = content
-		}
-		return s.print(raw, func() string { return verifiedText(result) + componentsText(documents) })
+		return s.printVerified(result)
 	}
 }
 
-func (s *session) verifier(ctx context.Context) (*verify.Verifier, *workshop, error) {
+// verifySBOM checks an image's SBOMs and prints their components.
+func verifySBOM(reference string) command { return verifySBOMAgainst(reference, "") }
+
+// verifySBOMAgainst prints instead what changed since another reference, which is verified too.
+func verifySBOMAgainst(reference, against string) command {
+	return func(ctx context.Context, s *session) error {
+		v, w, err := s.verifier(ctx, "")
+		if err != nil {
+			return err
+		}
+		documents, now, result, err := sboms(ctx, v, w, reference)
+		if err != nil {
+			return err
+		}
+		if against == "" {
+			return s.print(documents, func() string { return verifiedText(result) + componentsText(now) })
+		}
+		_, before, _, err := sboms(ctx, v, w, against)
+		if err != nil {
+			return err
+		}
+		changes := map[string][]verify.Change{}
+		for platform := range now {
+			changes[platform] = verify.Compare(before[platform], now[platform])
+		}
+		return s.print(changes, func() string { return changesText(against, reference, changes) })
+	}
+}
+
+// sboms verifies an image and returns its CycloneDX documents and what they list, by platform.
+func sboms(ctx context.Context, v *verify.Verifier, w *workshop, reference string) (map[string]json.RawMessage, map[string][]verify.Component, verify.Result, error) {
+	name, at := w.member(reference)
+	result, documents, err := v.SBOM(ctx, name, at, w.env.now())
+	if err != nil {
+		return nil, nil, result, err
+	}
+	raw, components := map[string]json.RawMessage{}, map[string][]verify.Component{}
+	for platform, content := range documents {
+		raw[platform] = content
+		if components[platform], err = verify.Components(content); err != nil {
+			return nil, nil, result, err
+		}
+	}
+	return raw, components, result, nil
+}
+
+// verifyExport writes the evidence file of a channel, or of all.
+func verifyExport(channel, out string) command {
+	return func(ctx context.Context, s *session) error {
+		v, _, err := s.verifier(ctx, channel)
+		if err != nil {
+			return err
+		}
+		var channels []string
+		if channel != "" {
+			channels = []string{channel}
+		}
+		f, err := os.CreateTemp(filepath.Dir(out), filepath.Base(out)+".*")
+		if err != nil {
+			return fault.Wrap(err, fault.Environment, "writing", out)
+		}
+		defer os.Remove(f.Name())
+		err = verify.Export(ctx, f, v.Family, v.Registry, channels...)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		if err := os.Rename(f.Name(), out); err != nil {
+			return fault.Wrap(err, fault.Environment, "writing", out)
+		}
+		return s.print(map[string]string{"file": out}, func() string { return out + "\n" })
+	}
+}
+
+// verifyOffline verifies the channels of an evidence file, each by its own policy: without network,
+// and with nothing remembered from before.
+func verifyOffline(file string) command {
+	return func(ctx context.Context, s *session) error {
+		fam, err := s.family()
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			return fault.Wrap(err, fault.Environment, "reading", file)
+		}
+		defer f.Close()
+		opened, err := verify.OpenFile(f)
+		if err != nil {
+			return err
+		}
+		v := &verify.Verifier{Family: fam, Registry: opened}
+		channels, err := v.Offered(ctx)
+		if err != nil {
+			return err
+		}
+		var results []verify.Result
+		for _, channel := range channels {
+			result, err := s.offline(ctx, v, channel)
+			if err != nil {
+				return err
+			}
+			results = append(results, result)
+		}
+		return s.print(results, func() string { return resultsText(results) })
+	}
+}
+
+func (s *session) offline(ctx context.Context, v *verify.Verifier, channel string) (verify.Result, error) {
+	a := readAuthorities()
+	v.Policy = a.policy(v.Family, channel, onLoopback(s.env.registry))
+	trust, err := a.trust(v.Policy, filepath.Join(s.env.state, "sigstore", "trusted_root.json"))
+	if err != nil {
+		return verify.Result{}, err
+	}
+	v.Trust = trust
+	return v.Channel(ctx, channel, s.env.now())
+}
+
+func resultsText(results []verify.Result) string {
+	var out strings.Builder
+	for _, r := range results {
+		out.WriteString(verifiedText(r))
+	}
+	return out.String()
+}
+
+// onLoopback reports whether releases go to a registry of this machine; none named is the embedded.
+func onLoopback(registry string) bool {
+	repo, err := ref.ParseRepo(registry)
+	return registry == "" || err == nil && repo.Loopback()
+}
+
+// verifier opens what verification needs; without a channel the family's own policy counts.
+func (s *session) verifier(ctx context.Context, channel string) (*verify.Verifier, *workshop, error) {
 	w, err := s.openWorkshop(ctx, false)
 	if err != nil {
 		return nil, nil, err
 	}
 	repositories, err := newRegistryPort(w.client, w.fam.Members())
-	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: &trustPort{workshop: w}}, w, err
+	if err != nil {
+		return nil, nil, err
+	}
+	a := readAuthorities()
+	policy := a.policy(w.fam, channel, w.loopback())
+	trust, err := a.trust(policy, w.localRoot())
+	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: trust, Policy: policy}, w, err
 }
 
-func (s *session) verified(ctx context.Context, check func(*verify.Verifier, *workshop) (verify.Result, error)) error {
-	v, w, err := s.verifier(ctx)
-	if err != nil {
-		return err
-	}
-	result, err := check(v, w)
-	if err != nil {
-		return err
-	}
-	return s.print(result, func() string { return verifiedText(result) })
+func (s *session) printVerified(r verify.Result) error {
+	return s.print(r, func() string { return verifiedText(r) })
 }
 
 // member takes "[host/owner/]name[:tag|@digest]" apart; without a tag it is dev.
@@ -92,22 +244,26 @@ func verifiedText(r verify.Result) string {
 	return fmt.Sprintf("%s\n%s verified: %d checks, all hold (%s)\n", table, r.Subject, len(r.Checks), r.Digest)
 }
 
-func componentsText(documents map[string][]byte) string {
+func componentsText(platforms map[string][]verify.Component) string {
 	var out strings.Builder
-	for _, platform := range slices.Sorted(maps.Keys(documents)) {
-		var sbom struct {
-			Components []struct {
-				Name, Version, Type string
-			}
+	for _, platform := range slices.Sorted(maps.Keys(platforms)) {
+		table := term.Table{Head: []string{"component", "version", "type", "licences"}}
+		for _, c := range platforms[platform] {
+			table.Rows = append(table.Rows, []string{c.Name, c.Version, c.Type, strings.Join(c.Licences, ", ")})
 		}
-		if err := json.Unmarshal(documents[platform], &sbom); err != nil {
-			continue // verified above: it is what was attested, whatever it is
+		fmt.Fprintf(&out, "\n%s: %d components\n%s", platform, len(platforms[platform]), table)
+	}
+	return out.String()
+}
+
+func changesText(before, after string, platforms map[string][]verify.Change) string {
+	var out strings.Builder
+	for _, platform := range slices.Sorted(maps.Keys(platforms)) {
+		table := term.Table{Head: []string{"component", "type", before, after}}
+		for _, c := range platforms[platform] {
+			table.Rows = append(table.Rows, []string{c.Name, c.Type, c.Before, c.After})
 		}
-		table := term.Table{Head: []string{"component", "version", "type"}}
-		for _, c := range sbom.Components {
-			table.Rows = append(table.Rows, []string{c.Name, c.Version, c.Type})
-		}
-		fmt.Fprintf(&out, "\n%s: %d components\n%s", platform, len(sbom.Components), table)
+		fmt.Fprintf(&out, "\n%s: %d changes\n%s", platform, len(platforms[platform]), table)
 	}
 	return out.String()
 }

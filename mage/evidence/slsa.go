@@ -63,6 +63,9 @@ type Identity struct {
 	Commit       string // 40 hex digits
 	WorkflowPath string
 	InvocationID string
+	RepositoryID string // decimal, GitHub only
+	OwnerID      string // decimal, GitHub only
+	Runner       string // runner environment: local, github-hosted, self-hosted
 	Internal     map[string]any
 }
 

@@ -23,7 +23,7 @@ type Family struct {
 	Artifacts map[string]Artifact // by repository name
 	Channels  map[string]Channel  // by channel name
 	Ledger    Ledger
-	Trust     Trust
+	Trust     Policy
 }
 
 // OSBase is the operating system under the vetted base: a pinned image or, where no registry can
@@ -80,8 +80,10 @@ func (k Kind) Types() (artifact, layer string) {
 
 // Channel is a named line of releases and what may enter it.
 type Channel struct {
-	Gate  Gate
-	Dirty bool // a dirty work tree may be released
+	Gate     Gate
+	Dirty    bool   // a dirty work tree may be released
+	Explicit bool   // `order: explicit`: a release need not descend from the one before, as on hotfix lines
+	Trust    Policy // the family's, with what the channel overrides
 }
 
 // Gate is what a channel refuses.
@@ -104,14 +106,6 @@ type Waiver struct {
 type Ledger struct {
 	Branch string // on a remote
 	Ref    string // in a clone without one
-}
-
-// Trust is whose signatures count when the family is released by GitHub Actions.
-type Trust struct {
-	Issuer     string // OIDC issuer
-	Repository string // URL
-	Workflow   string // path in the repository
-	Ref        string // exact source ref
 }
 
 // ImageNames returns the images, parents before children, then by name.

@@ -17,21 +17,31 @@ const MaxFile = 1 << 20
 // word that was probably meant.
 func Parse(file string, content []byte) (*Family, error) {
 	r := &reader{file: file}
+	doc, ok := r.document(content)
+	if !ok {
+		return nil, r.err()
+	}
+	f := r.family(doc)
+	r.validate(f)
+	return f, r.err()
+}
+
+// document reads YAML within the limit; false means that it complained.
+func (r *reader) document(content []byte) (*yaml.Node, bool) {
+	if len(content) > MaxFile {
+		r.complain(1, "the file has %d bytes, at most %d are read", len(content), MaxFile)
+		return nil, false
+	}
 	var doc yaml.Node
 	switch err := yaml.Unmarshal(content, &doc); {
-	case len(content) > MaxFile:
-		r.complain(1, "the file has %d bytes, at most %d are read", len(content), MaxFile)
 	case err != nil:
 		r.syntax(err)
 	case len(doc.Content) == 0:
 		r.complain(1, "the file is empty")
+	default:
+		return doc.Content[0], true
 	}
-	if len(r.problems) > 0 {
-		return nil, r.err()
-	}
-	f := r.family(doc.Content[0])
-	r.validate(f)
-	return f, r.err()
+	return nil, false
 }
 
 func (r *reader) family(n *yaml.Node) *Family {
@@ -39,6 +49,7 @@ func (r *reader) family(n *yaml.Node) *Family {
 		Images: map[string]Image{}, Artifacts: map[string]Artifact{}, Channels: map[string]Channel{},
 		Ledger: Ledger{Branch: "containai-channels", Ref: "refs/containai/channels"},
 	}
+	overrides := map[string]*yaml.Node{}
 	r.fields(n, fields{
 		"schema":    func(v *yaml.Node) { r.schema(v) },
 		"name":      func(v *yaml.Node) { f.Name = r.text(v) },
@@ -48,10 +59,13 @@ func (r *reader) family(n *yaml.Node) *Family {
 		"os":        func(v *yaml.Node) { f.Base = r.osBase(v) },
 		"images":    func(v *yaml.Node) { r.each(v, func(name string, v *yaml.Node) { f.Images[name] = r.image(v) }) },
 		"artifacts": func(v *yaml.Node) { r.each(v, func(name string, v *yaml.Node) { f.Artifacts[name] = r.artifact(v) }) },
-		"channels":  func(v *yaml.Node) { r.each(v, func(name string, v *yaml.Node) { f.Channels[name] = r.channel(v) }) },
-		"ledger":    func(v *yaml.Node) { r.ledger(v, &f.Ledger) },
-		"trust":     func(v *yaml.Node) { f.Trust = r.trust(v) },
+		"channels": func(v *yaml.Node) {
+			r.each(v, func(name string, v *yaml.Node) { f.Channels[name] = r.channel(v, overrides) })
+		},
+		"ledger": func(v *yaml.Node) { r.ledger(v, &f.Ledger) },
+		"trust":  func(v *yaml.Node) { r.trust(v, &f.Trust) },
 	}, "schema", "name", "source", "bake", "platforms", "os", "images", "channels")
+	r.override(f, overrides)
 	return f
 }
 
@@ -100,10 +114,13 @@ func (r *reader) artifact(n *yaml.Node) (a Artifact) {
 	return a
 }
 
-func (r *reader) channel(n *yaml.Node) (c Channel) {
+func (r *reader) channel(n *yaml.Node, overrides map[string]*yaml.Node) (c Channel) {
+	name := r.path[len(r.path)-1]
 	r.fields(n, fields{
 		"dirty": func(v *yaml.Node) { c.Dirty = r.truth(v) },
+		"order": func(v *yaml.Node) { c.Explicit = r.oneOf(v, "ancestry", "explicit") == "explicit" },
 		"gate":  func(v *yaml.Node) { c.Gate = r.gate(v) },
+		"trust": func(v *yaml.Node) { overrides[name] = v }, // read when the family's own is known
 	}, "gate")
 	return c
 }
@@ -138,16 +155,6 @@ func (r *reader) ledger(n *yaml.Node, l *Ledger) {
 		"branch": func(v *yaml.Node) { l.Branch = r.text(v) },
 		"ref":    func(v *yaml.Node) { l.Ref = r.text(v) },
 	})
-}
-
-func (r *reader) trust(n *yaml.Node) (t Trust) {
-	r.fields(n, fields{
-		"issuer":     func(v *yaml.Node) { t.Issuer = r.text(v) },
-		"repository": func(v *yaml.Node) { t.Repository = r.text(v) },
-		"workflow":   func(v *yaml.Node) { t.Workflow = r.text(v) },
-		"ref":        func(v *yaml.Node) { t.Ref = r.text(v) },
-	}, "issuer", "repository", "workflow", "ref")
-	return t
 }
 
 func (r *reader) pattern(v *yaml.Node) string {

@@ -39,6 +39,9 @@ func (r *reader) validate(f *Family) {
 	r.validateBase(f.Base)
 	r.validateImages(f)
 	r.validateArtifacts(f)
+	if f.Trust.Instance != "" {
+		r.validatePolicy(f.Trust, "trust")
+	}
 	if f.Ledger.Ref != "" && !refGrammar.MatchString(f.Ledger.Ref) {
 		r.complain(r.at("ledger", "ref"), "%q is not a git ref such as refs/containai/channels", f.Ledger.Ref)
 	}

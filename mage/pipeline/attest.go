@@ -25,13 +25,9 @@ const (
 // only when a missing statement needs what the inspection found. It returns how many it made.
 func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(context.Context) (release.Approved, error)) (int, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	found, err := Collect(ctx, p.Registry, p.Verifier, claims, pub.Record.Source.Commit, p.refused)
-	if err != nil {
+	_, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
+	if err != nil || len(missing) == 0 {
 		return 0, err
-	}
-	missing := found.Missing(claims)
-	if len(missing) == 0 {
-		return 0, nil
 	}
 	p.Progress.Start("attest", pub.Record.Source.Tag())
 	a, err := approved(ctx)
@@ -57,8 +53,25 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(cont
 	return len(bundles), nil
 }
 
-func (p *Pipeline) refused(c release.Claim, err error) {
-	p.Progress.Note("attest", c.Member, "ignoring evidence that does not verify: "+err.Error())
+// collect reads the evidence of claims and returns what proves them and what nothing proves. What
+// does not verify is told only where it leaves a claim unproved: another commit's evidence on the
+// same content is no cause for alarm.
+func (p *Pipeline) collect(ctx context.Context, claims []release.Claim, commit string) (Found, []release.Claim, error) {
+	refused := map[digest.Digest][]error{}
+	found, err := Collect(ctx, p.Registry, p.Verifier, claims, commit, func(c release.Claim, err error) {
+		refused[c.Subject.Digest] = append(refused[c.Subject.Digest], err)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	missing := found.Missing(claims)
+	for _, c := range missing {
+		for _, err := range refused[c.Subject.Digest] {
+			p.Progress.Note("attest", c.Member, "ignoring evidence that does not verify: "+err.Error())
+		}
+		delete(refused, c.Subject.Digest)
+	}
+	return found, missing, nil
 }
 
 // attachSBOMs hangs the CycloneDX documents on what they describe, readable without a verifier.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -16,7 +17,8 @@ import (
 
 // Limits of reading evidence.
 const (
-	MaxBundle   = 32 << 20 // bytes of one bundle: an SBOM is inside
+	MaxBundle   = 48 << 20 // bytes of one bundle: an SBOM is inside, in base64
+	MaxAttached = 64       // bundles of one subject, and SBOMs; a release attaches four and one
 	maxSubjects = 8        // read at a time
 )
 
@@ -56,41 +58,65 @@ func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim
 		}
 		seen[c.Subject.Digest] = true
 		group.Go(func() error {
-			return statements(ctx, r.Repository(c.Member), c.Subject, func(content []byte) {
+			attached, err := Attachments(ctx, r.Repository(c.Member), c.Subject, evidence.BundleType)
+			if err != nil {
+				return err
+			}
+			for _, content := range attached.Bundles {
 				st, err := v.Verify(content, c.Subject.Digest, commit)
 				mu.Lock()
-				defer mu.Unlock()
 				if err == nil {
 					found[Key{c.Subject.Digest, st.PredicateType}] = st
 				} else if refused != nil {
 					refused(c, err)
 				}
-			})
+				mu.Unlock()
+			}
+			return nil
 		})
 	}
 	return found, group.Wait()
 }
 
-// statements gives every bundle attached to a subject to read.
-func statements(ctx context.Context, repo Repository, subject graph.Node, read func([]byte)) error {
+// Attached is what hangs on a subject and speaks about it, unverified.
+type Attached struct {
+	Bundles   [][]byte // Sigstore bundles
+	Documents [][]byte // CycloneDX documents
+}
+
+// Attachments reads the evidence of the wanted artifact types that hangs on a subject, within the
+// limits.
+func Attachments(ctx context.Context, repo Repository, subject graph.Node, wanted ...string) (Attached, error) {
+	var a Attached
 	referrers, err := repo.Referrers(ctx, subject)
 	if err != nil {
-		return err
+		return a, err
 	}
-	for _, ref := range referrers {
-		if ref.ArtifactType != evidence.BundleType {
+	for _, r := range referrers {
+		if !slices.Contains(wanted, r.ArtifactType) {
 			continue
 		}
-		if len(ref.Layers) != 1 {
-			return fault.New(fault.Forged, "reading evidence", ref.Manifest.Digest.String(), "it has %d layers, want 1", len(ref.Layers))
+		to := &a.Bundles
+		if r.ArtifactType == evidence.SBOMType {
+			to = &a.Documents
 		}
-		content, err := graph.Fetch(ctx, repo, ref.Layers[0], MaxBundle)
+		if len(*to) == MaxAttached {
+			return a, fault.New(fault.Refused, "reading evidence of", subject.Digest.String(), "more than %d of %s hang on it", MaxAttached, r.ArtifactType)
+		}
+		content, err := attachedContent(ctx, repo, r)
 		if err != nil {
-			return err
+			return a, err
 		}
-		read(content)
+		*to = append(*to, content)
 	}
-	return nil
+	return a, nil
+}
+
+func attachedContent(ctx context.Context, repo Repository, r Referrer) ([]byte, error) {
+	if len(r.Layers) != 1 {
+		return nil, fault.New(fault.Forged, "reading evidence", r.Manifest.Digest.String(), "it has %d layers, want 1", len(r.Layers))
+	}
+	return graph.Fetch(ctx, repo, r.Layers[0], MaxBundle)
 }
 
 // Reports returns the inspection reports that a release's scan attestations hold.

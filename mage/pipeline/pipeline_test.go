@@ -23,7 +23,7 @@ func TestPublishRefusesWhatNoGateApproved(t *testing.T) {
 
 func TestReleaseRefusesAChannelTheFamilyDoesNotHave(t *testing.T) {
 	p := &pipeline.Pipeline{Family: &family.Family{Name: "tiny"}}
-	if _, err := p.Release(t.Context(), release.Plan{}, "stable", pipeline.UntilPromote, release.Moved{}); !errors.Is(err, fault.Invalid) {
+	if _, err := p.Release(t.Context(), release.Plan{}, pipeline.Order{Channel: "stable", Until: pipeline.UntilPromote}); !errors.Is(err, fault.Invalid) {
 		t.Errorf("Release(stable) = %v, want invalid", err)
 	}
 }

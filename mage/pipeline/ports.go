@@ -11,6 +11,7 @@ package pipeline
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -66,6 +67,7 @@ type Repository interface {
 	graph.Store
 	Name() ref.Repo
 	Resolve(ctx context.Context, tag string) (n graph.Node, found bool, err error)
+	Tags(ctx context.Context) ([]string, error)
 	ByDigest(ctx context.Context, d digest.Digest) (n graph.Node, found bool, err error)
 	CopyFrom(ctx context.Context, src graph.Store, root graph.Node) error
 	TagImmutable(ctx context.Context, tag string, n graph.Node) (written bool, err error)
@@ -101,6 +103,7 @@ type Verifier interface {
 type Ledger interface {
 	Head(ctx context.Context) (release.Head, error)
 	Append(ctx context.Context, after release.Head, content []byte, message string) (release.Head, error)
+	History(ctx context.Context) iter.Seq2[release.Head, error] // newest first
 }
 
 // History is the repository that the release is made from.

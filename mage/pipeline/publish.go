@@ -19,11 +19,6 @@ type Published struct {
 	Node   graph.Node // the record's manifest in the metadata repository
 }
 
-// Candidate is how a channel sees what was published.
-func (p Published) Candidate() release.Candidate {
-	return release.Candidate{Record: p.Record, Digest: p.Node.Digest}
-}
-
 // Adopt finds the record of a source in the registry. A record that is there is what that
 // commit released, on any machine: it is adopted and never rebuilt.
 func (p *Pipeline) Adopt(ctx context.Context, src release.Source) (Published, bool, error) {

@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
@@ -37,17 +39,31 @@ func (r Result) Unchanged() bool {
 	return r.Adopted && r.Reached == UntilPromote && r.Tagged == 0 && r.Attested == 0 && !r.Outcome.Moved && len(r.Outcome.Moves) == 0
 }
 
+// Order is what a release is asked to be.
+type Order struct {
+	Channel string
+	Version string // v1.2.3: also an immutable tag of every member; may be empty
+	Until   Stage
+	Moved   release.Moved
+}
+
 // Release takes a plan to a channel, or up to an earlier stage. Run again after anything, it
 // does what is missing: what is built is not built again, what is published is adopted, what is
 // signed is not signed again, and a channel that serves the release is left alone. Up to the
 // inspection it does not talk to the registry: a pull request needs no credential.
-func (p *Pipeline) Release(ctx context.Context, plan release.Plan, channel string, until Stage, m release.Moved) (Result, error) {
+func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Result, error) {
+	channel, until := o.Channel, o.Until
 	if _, ok := p.Family.Channels[channel]; !ok {
 		return Result{}, fault.New(fault.Invalid, "releasing", channel, "the family has no such channel")
 	}
 	if until == UntilBuild || until == UntilInspect {
 		_, result, err := p.approveBuilt(ctx, plan, channel, until)
 		return result, err
+	}
+	if until == UntilPromote {
+		if err := p.preflight(ctx, plan.Source, channel); err != nil {
+			return Result{}, err
+		}
 	}
 	pub, result, approve, err := p.publishOnce(ctx, plan, channel)
 	if err != nil {
@@ -65,11 +81,59 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, channel strin
 	if result.Reached = UntilAttest; until == UntilAttest {
 		return result, nil
 	}
-	if result.Outcome, err = p.Promote(ctx, pub, channel, m); err != nil {
+	if result.Outcome, err = p.Promote(ctx, Promotion{Published: pub, Channel: channel, Version: o.Version, Moved: o.Moved}); err != nil {
 		return result, err
 	}
 	result.Reached, result.Reports = UntilPromote, result.Outcome.Reports
 	return result, nil
+}
+
+// preflight refuses, before anything slow begins, what the channel will refuse at the end: it is
+// held, or the commit does not come after what it serves.
+func (p *Pipeline) preflight(ctx context.Context, src release.Source, channel string) error {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return err
+	}
+	served := head.Document.Channels[channel]
+	if served.Tag == src.Tag() {
+		return nil
+	}
+	if err := served.Free(channel); err != nil {
+		return err
+	}
+	_, err = p.forwards(ctx, served, src, channel)
+	return err
+}
+
+// Foresee says what Release would do, one line a step, and does none of it; nothing when the
+// channel serves the release and all tags follow.
+func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]string, error) {
+	if err := p.preflight(ctx, plan.Source, o.Channel); err != nil {
+		return nil, err
+	}
+	pub, found, err := p.Adopt(ctx, plan.Source)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return []string{
+			fmt.Sprintf("build %d images on %s, and inspect every one", len(plan.Family.Images), strings.Join(plan.Platforms, ", ")),
+			"ask " + o.Channel + "'s gate",
+			"publish " + plan.Source.Tag() + ", and sign it",
+			"move " + o.Channel + " to it",
+		}, nil
+	}
+	claims := release.Claims(p.Family, pub.Record, pub.Node)
+	_, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		return []string{fmt.Sprintf("sign and attach %d statements of %s", len(missing), pub.Record.Source.Tag()), "move " + o.Channel + " to it"}, nil
+	}
+	change, err := p.PlanPromotion(ctx, Promotion{Published: pub, Channel: o.Channel, Version: o.Version, Moved: o.Moved})
+	return change.Steps(), err
 }
 
 // approval gives what a gate approved, when a stage after publishing needs it.

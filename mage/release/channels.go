@@ -1,10 +1,13 @@
 package release
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -20,18 +23,19 @@ const documentLife = 90 * 24 * time.Hour
 
 // Document is the channels document: what every channel serves, as one signed whole.
 type Document struct {
-	Schema     int              `json:"schema"` // 1
-	Family     string           `json:"family"`
-	Generation uint64           `json:"generation"` // grows by one with every move, from 1
-	Previous   digest.Digest    `json:"previous"`   // of the document before, empty in generation 1
-	Issued     time.Time        `json:"issued"`     // RFC 3339, UTC, whole seconds
-	Expires    time.Time        `json:"expires"`
-	Channels   map[string]State `json:"channels"`
+	Schema     int                      `json:"schema"` // 1
+	Family     string                   `json:"family"`
+	Generation uint64                   `json:"generation"` // grows by one with every change, from 1
+	Previous   digest.Digest            `json:"previous"`   // of the document before, empty in generation 1
+	Issued     time.Time                `json:"issued"`     // RFC 3339, UTC, whole seconds
+	Expires    time.Time                `json:"expires"`
+	Channels   map[string]State         `json:"channels"`
+	Denied     map[digest.Digest]Denial `json:"denied,omitempty"` // records that nobody may serve again
 }
 
 // State is what one channel serves since its generation.
 type State struct {
-	Generation uint64                   `json:"generation"` // of the document that moved it here
+	Generation uint64                   `json:"generation"` // of the document that changed it last
 	Version    string                   `json:"version,omitempty"`
 	Commit     string                   `json:"commit"`
 	Tag        string                   `json:"tag"` // sha-<commit>, the record's immutable name
@@ -41,21 +45,45 @@ type State struct {
 	Hold       string                   `json:"hold,omitempty"` // why it is frozen
 }
 
-// Moved says who moved a channel, in which run, why and when.
+// Moved says what was done to a channel: by whom, in which run, why and when.
 type Moved struct {
-	By     string    `json:"by"`
-	Run    string    `json:"run"`
+	Action   Action    `json:"action"`
+	By       string    `json:"by"`
+	Run      string    `json:"run"`
+	Reason   string    `json:"reason"`
+	At       time.Time `json:"at"`
+	Explicit bool      `json:"explicit,omitempty"` // the release does not descend from the one before; the channel's order allows it
+	Unsigned bool      `json:"unsigned,omitempty"` // committed under -breakglass, before anybody signed the document
+}
+
+// Action is what a change does to a channel.
+type Action string
+
+// The actions.
+const (
+	Promoted   Action = "promote"
+	RolledBack Action = "rollback"
+	Held       Action = "hold"
+	Released   Action = "unhold"
+	Adopted    Action = "adopt"
+)
+
+// Denial is why a release is bad.
+type Denial struct {
+	Commit string    `json:"commit"`
 	Reason string    `json:"reason"`
+	By     string    `json:"by"`
 	At     time.Time `json:"at"`
 }
 
 // Entry is one channel state as the ledger's history shows it.
 type Entry struct {
-	Channel    string
-	Generation uint64
-	Previous   digest.Digest
-	Record     digest.Digest
-	Reason     string
+	Channel    string        `json:"channel"`
+	Generation uint64        `json:"generation"`
+	Previous   digest.Digest `json:"previous"`
+	Record     digest.Digest `json:"record"`
+	Tag        string        `json:"tag"`
+	Moved      Moved         `json:"moved"`
 }
 
 // Encode returns the canonical bytes of a document: two-space indentation, sorted keys.
@@ -64,60 +92,83 @@ func (d Document) Encode() ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// DecodeDocument reads a channels document strictly; its error names the line.
+// DecodeDocument reads a channels document strictly: only the bytes that Encode writes are one.
+// Its error names the line.
 func DecodeDocument(content []byte) (Document, error) {
 	var d Document
 	if err := decodeStrict(content, &d); err != nil {
 		return Document{}, fault.Wrap(err, fault.Forged, "decoding", "channels document")
 	}
-	if d.Schema != 1 || d.Generation == 0 || (d.Previous == "") != (d.Generation == 1) {
-		return Document{}, fault.New(fault.Forged, "decoding", "channels document", "schema %d, generation %d, previous %q do not fit", d.Schema, d.Generation, d.Previous)
+	if err := d.check(); err != nil {
+		return Document{}, fault.Wrap(err, fault.Forged, "decoding", "channels document")
 	}
-	for name, s := range d.Channels {
-		if s.Generation == 0 || s.Generation > d.Generation || s.Record.Validate() != nil || !commitGrammar.MatchString(s.Commit) {
-			return Document{}, fault.New(fault.Forged, "decoding", "channels document", "channel %q has generation %d, record %q, commit %q", name, s.Generation, s.Record, s.Commit)
-		}
+	canonical, err := d.Encode()
+	if err == nil {
+		err = sameBytes(content, canonical)
+	}
+	if err != nil {
+		return Document{}, fault.Wrap(err, fault.Forged, "decoding", "channels document")
 	}
 	return d, nil
 }
 
-// Candidate is a published record that may enter a channel.
-type Candidate struct {
-	Record Record
-	Digest digest.Digest // of the record's manifest
+// check finds what the types alone do not refuse.
+func (d Document) check() error {
+	if d.Schema != 1 {
+		return fmt.Errorf("schema is %d, want 1", d.Schema)
+	}
+	if d.Generation == 0 || (d.Previous == "") != (d.Generation == 1) || d.Previous != "" && d.Previous.Validate() != nil {
+		return fmt.Errorf("generation %d and previous %q do not fit", d.Generation, d.Previous)
+	}
+	times := []time.Time{d.Issued, d.Expires}
+	for _, name := range d.Names() {
+		times = append(times, d.Channels[name].Moved.At)
+		if err := d.Channels[name].check(d.Generation); err != nil {
+			return fmt.Errorf("channel %q: %w", name, err)
+		}
+	}
+	for record, denial := range d.Denied {
+		times = append(times, denial.At)
+		if record.Validate() != nil {
+			return fmt.Errorf("denied record %q is not a digest", record)
+		}
+	}
+	for _, at := range times {
+		if at != wholeSeconds(at) {
+			return fmt.Errorf("time %s is not UTC in whole seconds", at.Format(time.RFC3339Nano))
+		}
+	}
+	return nil
 }
 
-// PlanMove returns the document that puts a candidate into a channel after head, whose bytes
-// have the digest previous; head is the zero Document when there is none yet. The second result
-// is false when the channel serves the candidate already: then nothing needs to move.
-//
-// It refuses with fault.Conflict a channel that is held. Whether the candidate descends from
-// what is served is the caller's question, because only a repository can answer it.
-func PlanMove(head Document, previous digest.Digest, family, channel string, c Candidate, m Moved) (Document, bool, error) {
-	now, served := m.At.UTC().Truncate(time.Second), head.Channels[channel]
-	m.At = now
-	if served.Record == c.Digest {
-		return head, false, nil
+func (s State) check(newest uint64) error {
+	switch {
+	case s.Generation == 0 || s.Generation > newest:
+		return fmt.Errorf("its generation is %d, the document's %d", s.Generation, newest)
+	case !commitGrammar.MatchString(s.Commit) || s.Record.Validate() != nil:
+		return fmt.Errorf("commit %q, record %q", s.Commit, s.Record)
+	case s.Version != "" && !versionGrammar.MatchString(s.Version):
+		return fmt.Errorf("version %q", s.Version)
+	case len(s.Members) == 0:
+		return errors.New("it serves no members")
+	case !slices.Contains([]Action{Promoted, RolledBack, Held, Released, Adopted}, s.Moved.Action):
+		return fmt.Errorf("action %q", s.Moved.Action)
 	}
-	if served.Hold != "" {
-		return Document{}, false, fault.New(fault.Conflict, "moving", channel, "it is held: %s", served.Hold)
+	for member, d := range s.Members {
+		if d.Validate() != nil {
+			return fmt.Errorf("member %q has digest %q", member, d)
+		}
 	}
-	next := Document{
-		Schema: 1, Family: family, Generation: head.Generation + 1, Previous: previous,
-		Issued: now, Expires: now.Add(documentLife), Channels: maps.Clone(head.Channels),
+	return nil
+}
+
+// Digest returns the digest of a head's document, empty for an empty ledger. It is what the next
+// document names as its previous.
+func (h Head) Digest() digest.Digest {
+	if h.ID == "" {
+		return ""
 	}
-	if next.Channels == nil {
-		next.Channels = map[string]State{}
-	}
-	members := map[string]digest.Digest{}
-	for name, node := range c.Record.Members() {
-		members[name] = node.Digest
-	}
-	next.Channels[channel] = State{
-		Generation: next.Generation, Commit: c.Record.Source.Commit, Tag: c.Record.Source.Tag(),
-		Record: c.Digest, Members: members, Moved: m,
-	}
-	return next, true, nil
+	return digest.FromBytes(h.Content)
 }
 
 // Names returns the document's channels, sorted.
@@ -126,11 +177,30 @@ func (d Document) Names() []string { return slices.Sorted(maps.Keys(d.Channels))
 // Entry returns how the history shows the channel's present state.
 func (d Document) Entry(channel string) Entry {
 	s := d.Channels[channel]
-	return Entry{Channel: channel, Generation: s.Generation, Previous: d.Previous, Record: s.Record, Reason: s.Moved.Reason}
+	return Entry{Channel: channel, Generation: s.Generation, Previous: d.Previous, Record: s.Record, Tag: s.Tag, Moved: s.Moved}
 }
 
-func (e Entry) String() string {
-	return fmt.Sprintf("%s: generation %d serves %s (%s)", e.Channel, e.Generation, e.Record, e.Reason)
+// Changed returns the channels that this generation changed, sorted; a refresh changes none.
+func (d Document) Changed() []string {
+	return slices.DeleteFunc(d.Names(), func(name string) bool { return d.Channels[name].Generation != d.Generation })
+}
+
+// Unsigned reports whether this generation was committed before anybody signed it.
+func (d Document) Unsigned() bool {
+	return slices.ContainsFunc(d.Changed(), func(name string) bool { return d.Channels[name].Moved.Unsigned })
+}
+
+// Summary says in one line what a generation did, as the subject of its ledger entry.
+func (d Document) Summary() string {
+	var parts []string
+	for _, name := range d.Changed() {
+		s := d.Channels[name]
+		parts = append(parts, fmt.Sprintf("%s %s %s", s.Moved.Action, name, cmp.Or(s.Version, s.Tag)))
+	}
+	if len(parts) == 0 {
+		parts = []string{"refresh"}
+	}
+	return fmt.Sprintf("%d: %s", d.Generation, strings.Join(parts, ", "))
 }
 
 // GenerationTag names the document of a generation in the metadata repository.

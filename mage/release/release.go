@@ -123,6 +123,13 @@ func DecodeRecord(content []byte) (Record, error) {
 	if r.Schema != 1 || !commitGrammar.MatchString(r.Source.Commit) || len(r.Images) == 0 {
 		return Record{}, fault.New(fault.Forged, "decoding", "record", "schema %d of commit %q with %d images", r.Schema, r.Source.Commit, len(r.Images))
 	}
+	canonical, err := r.Encode()
+	if err == nil {
+		err = sameBytes(content, canonical)
+	}
+	if err != nil {
+		return Record{}, fault.Wrap(err, fault.Forged, "decoding", "record")
+	}
 	return r, nil
 }
 

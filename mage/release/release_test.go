@@ -124,32 +124,8 @@ func TestF8AWaiverHoldsUntilItExpires(t *testing.T) {
 	}
 }
 
-func TestPlanMove(t *testing.T) {
-	candidate := release.Candidate{Record: record(), Digest: digest.FromString("record 1")}
-	moved := release.Moved{By: "someone", At: now}
-	first, did, err := release.PlanMove(release.Document{}, "", "tiny", "dev", candidate, moved)
-	if err != nil || !did || first.Generation != 1 || first.Previous != "" {
-		t.Fatalf("the first move = %+v, %v, %v", first, did, err)
-	}
-	if _, did, err = release.PlanMove(first, digest.FromString("1"), "tiny", "dev", candidate, moved); did || err != nil {
-		t.Errorf("moving to what is served = %v, %v, want a no-op", did, err)
-	}
-	candidate.Digest = digest.FromString("record 2")
-	second, did, err := release.PlanMove(first, digest.FromString("1"), "tiny", "nightly", candidate, moved)
-	if err != nil || !did || second.Generation != 2 || second.Channels["dev"].Generation != 1 || len(first.Channels) != 1 {
-		t.Errorf("another channel = %+v, %v, %v; the document before has %d channels", second, did, err, len(first.Channels))
-	}
-	held := first
-	state := held.Channels["dev"]
-	state.Hold = "incident 7"
-	held.Channels["dev"] = state
-	if _, _, err = release.PlanMove(held, "", "tiny", "dev", candidate, moved); !errors.Is(err, fault.Conflict) {
-		t.Errorf("a held channel moved: %v", err)
-	}
-}
-
 func TestE3DecodeDocumentRefuses(t *testing.T) {
-	d, _, err := release.PlanMove(release.Document{}, "", "tiny", "dev", release.Candidate{Record: record(), Digest: digest.FromString("r")}, release.Moved{At: now})
+	d, _, err := release.PlanPromote(release.Head{}, "tiny", "dev", release.Candidate{Record: record(), Digest: digest.FromString("r")}, release.Moved{At: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,6 +146,11 @@ func TestE3DecodeDocumentRefuses(t *testing.T) {
 		"a record that is a tag":    {digest.FromString("r").String(), "dev"},
 		"a previous in the first":   {`"previous": ""`, `"previous": "sha256:00"`},
 		"a channel from the future": {"\"dev\": {\n      \"generation\": 1", "\"dev\": {\n      \"generation\": 9"},
+		"a key in another case":     {`"schema": 1`, `"Schema": 1`},
+		"a key in both cases":       {`"schema": 1,`, `"schema": 1, "Schema": 1,`},
+		"another way to write it":   {`"schema": 1,`, `"schema":1,`},
+		"a byte order mark":         {`{`, "\ufeff{"},
+		"more after the end":        {"}\n}\n", "}\n}\n{}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := strings.Replace(string(good), change[0], change[1], 1)

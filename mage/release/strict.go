@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -71,15 +72,29 @@ func checkKeys(content []byte) error {
 				continue
 			}
 			if top.key {
-				name, _ := t.(string)
+				text, _ := t.(string)
+				name := strings.ToLower(text) // encoding/json takes either for the field
 				if top.seen[name] {
-					return fmt.Errorf("line %d: duplicate key %q", lineAt(content, dec.InputOffset()), name)
+					return fmt.Errorf("line %d: duplicate key %q", lineAt(content, dec.InputOffset()), text)
 				}
 				top.seen[name] = true
 			}
 			top.key = !top.key
 		}
 	}
+}
+
+// sameBytes names the first line in which content differs from the one way to write it.
+func sameBytes(content, canonical []byte) error {
+	if bytes.Equal(content, canonical) {
+		return nil
+	}
+	for i := range content {
+		if i == len(canonical) || content[i] != canonical[i] {
+			return fmt.Errorf("line %d: it is not written in the canonical form", lineAt(content, int64(i)))
+		}
+	}
+	return fmt.Errorf("line %d: it ends too early", lineAt(content, int64(len(content))))
 }
 
 func lineAt(content []byte, offset int64) int {

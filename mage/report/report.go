@@ -44,10 +44,22 @@ type Model struct {
 	Seconds    float64           `json:"seconds"`
 }
 
-// Requests counts what was asked of the registry.
+// Requests counts what was asked of the registry: API calls are a budget.
 type Requests struct {
-	Reads  int `json:"reads"`
-	Writes int `json:"writes"`
+	Reads    int            `json:"reads"`
+	Writes   int            `json:"writes"`
+	Calls    map[string]int `json:"calls"`     // "PUT manifests" → how many
+	Repeats  int            `json:"repeats"`   // of them, sent again after a failure or a limit
+	WaitedMS int64          `json:"waited_ms"` // for the registry, summed over requests
+}
+
+// String says it in a line.
+func (r Requests) String() string {
+	s := fmt.Sprintf("%d reads, %d writes", r.Reads, r.Writes)
+	if r.Repeats > 0 {
+		s += fmt.Sprintf(" (%d repeated, %s waited)", r.Repeats, time.Duration(r.WaitedMS)*time.Millisecond)
+	}
+	return s
 }
 
 // Member is one image or artifact of the release.
@@ -192,7 +204,7 @@ func (m Model) Markdown(escape func(string) string) []byte {
 	if n := m.NotScanned(); n > 0 {
 		line("\n**%d of %d cells: vulnerabilities NOT SCANNED.** They are not known to be clean.", n, len(m.Cells))
 	}
-	line("\nRegistry %s: %d reads, %d writes in %s.", escape(m.Registry), m.Requests.Reads, m.Requests.Writes, m.Duration())
+	line("\nRegistry %s: %s in %s.", escape(m.Registry), m.Requests, m.Duration())
 	return out.Bytes()
 }
 

@@ -3,65 +3,30 @@ package ledger
 import (
 	"errors"
 	"fmt"
-	"os/exec"
+	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
 )
 
-// open returns ledgers of each kind: a bare repository of its own, a clone without a remote,
-// and a clone whose remote is a bare repository over file://.
-func open(t *testing.T) map[string]*Ledger {
-	t.Helper()
-	const ref, branch = "refs/containai/channels", "containai-channels"
-	local, err := OpenLocal(t.Context(), filepath.Join(t.TempDir(), "ledger.git"), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	alone, remote, clone := t.TempDir(), t.TempDir(), t.TempDir()
-	run(t, alone, "init", "-q")
-	run(t, remote, "init", "-q", "--bare")
-	run(t, clone, "init", "-q")
-	run(t, clone, "remote", "add", "origin", "file://"+remote)
-	without, err := OpenClone(t.Context(), alone, branch, ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	with, err := OpenClone(t.Context(), clone, branch, ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return map[string]*Ledger{"a bare repository": local, "a clone without a remote": without, "a clone with a remote": with}
-}
-
 func TestLedgerAppendsGenerations(t *testing.T) {
 	for name, l := range open(t) {
 		t.Run(name, func(t *testing.T) {
-			head, err := l.Head(t.Context())
-			if err != nil || head.ID != "" {
-				t.Fatalf("Head() of an empty ledger = %q, %v", head.ID, err)
+			if head := headOf(t, l); head.ID != "" {
+				t.Fatalf("Head() of an empty ledger = %q", head.ID)
 			}
-			for range 3 {
-				if head, err = l.Append(t.Context(), head, next(t, head), "dev moves"); err != nil {
-					t.Fatal(err)
-				}
+			if got, err := generations(t, l); got != "[]" || err != nil {
+				t.Errorf("History() of an empty ledger = %s, %v", got, err)
 			}
-			var generations []uint64
-			for h, err := range l.History(t.Context()) {
-				if err != nil {
-					t.Fatal(err)
-				}
-				generations = append(generations, h.Document.Generation)
+			last := grow(t, l, release.Head{}, 3)
+			if head := headOf(t, l); head.ID != last.ID || string(head.Content) != string(last.Content) {
+				t.Errorf("Head() = %s, want what was appended, %s", head.ID, last.ID)
 			}
-			if got, want := fmt.Sprint(generations), "[3 2 1]"; got != want {
-				t.Errorf("History() = %s, want %s", got, want)
+			if got, err := generations(t, l); got != "[3 2 1]" || err != nil {
+				t.Errorf("History() = %s, %v, want [3 2 1]", got, err)
 			}
 		})
 	}
@@ -70,57 +35,79 @@ func TestLedgerAppendsGenerations(t *testing.T) {
 func TestA3OfTwoMoversWhoSawTheSameHeadOneWins(t *testing.T) {
 	for name, l := range open(t) {
 		t.Run(name, func(t *testing.T) {
-			base, err := l.Append(t.Context(), release.Head{}, next(t, release.Head{}), "first")
-			if err != nil {
-				t.Fatal(err)
-			}
-			const movers = 4
-			results := make([]error, movers)
-			var wg sync.WaitGroup
-			for i := range movers {
-				wg.Go(func() {
-					_, results[i] = l.Append(t.Context(), base, next(t, base), fmt.Sprintf("mover %d", i))
-				})
-			}
-			wg.Wait()
-			won := 0
-			for _, err := range results {
-				switch {
-				case err == nil:
-					won++
-				case !errors.Is(err, fault.Conflict):
-					t.Errorf("a loser got %v, want a conflict", err)
-				}
-			}
-			if won != 1 {
-				t.Errorf("%d movers won, want 1", won)
+			base := grow(t, l, release.Head{}, 1)
+			movers := []*Ledger{l, l, l, l}
+			raceFrom(t, base, movers)
+			if got, err := generations(t, l); got != "[2 1]" || err != nil {
+				t.Errorf("History() = %s, %v, want [2 1]", got, err)
 			}
 		})
 	}
 }
 
-func next(t *testing.T, head release.Head) []byte {
-	t.Helper()
-	var previous digest.Digest
-	if head.ID != "" {
-		previous = digest.FromBytes(head.Content)
-	}
-	record := release.Record{Source: release.Source{Commit: strings.Repeat("a", 40)}}
-	c := release.Candidate{Record: record, Digest: digest.FromString(fmt.Sprint(head.Document.Generation))}
-	d, _, err := release.PlanMove(head.Document, previous, "tiny", "dev", c, release.Moved{By: "test", At: time.Unix(1700000000, 0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := d.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
+func TestA3MoversOfDifferentClonesRaceForTheFirstGenerationToo(t *testing.T) {
+	url := "file://" + bare(t)
+	raceFrom(t, release.Head{}, []*Ledger{openClone(t, cloneOf(t, url)), openClone(t, cloneOf(t, url)), openClone(t, cloneOf(t, url))})
 }
 
-func run(t *testing.T, dir string, args ...string) {
+// raceFrom lets every mover append after the same head, and wants one to win.
+func raceFrom(t *testing.T, base release.Head, movers []*Ledger) {
 	t.Helper()
-	if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
+	results := make([]error, len(movers))
+	var wg sync.WaitGroup
+	for i, l := range movers {
+		wg.Go(func() {
+			_, results[i] = l.Append(t.Context(), base, next(t, base), fmt.Sprintf("mover %d", i))
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range results {
+		switch {
+		case err == nil:
+			won++
+		case !errors.Is(err, fault.Conflict):
+			t.Errorf("a loser got %v, want a conflict", err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d movers won, want 1", won)
+	}
+}
+
+func TestALedgerThatLeapsIsNotWritten(t *testing.T) {
+	l := openLocal(t)
+	first := grow(t, l, release.Head{}, 1)
+	later := first
+	later.Document.Generation = 7
+	if _, err := l.Append(t.Context(), first, next(t, later), "leap"); !errors.Is(err, fault.Invalid) {
+		t.Errorf("Append() of generation 8 after 1 = %v, want it refused", err)
+	}
+	if _, err := l.Append(t.Context(), first, []byte("{}"), "nothing"); !errors.Is(err, fault.Forged) {
+		t.Errorf("Append() of no document = %v, want it refused", err)
+	}
+}
+
+func TestAnInterruptedInitIsCompleted(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, err := OpenLocal(t.Context(), dir, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grow(t, l, release.Head{}, 1)
+}
+
+// An empty file is what a power cut left of a ref before git flushed them.
+func TestABrokenRefIsNotAnEmptyLedger(t *testing.T) {
+	l := openLocal(t)
+	grow(t, l, release.Head{}, 1)
+	if err := os.WriteFile(filepath.Join(l.dir, ref), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if head, err := l.Head(t.Context()); !errors.Is(err, fault.Environment) {
+		t.Errorf("Head() = %q, %v, want an error", head.ID, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 )
 
 const (
@@ -25,7 +26,9 @@ var widget = Claims{Repository: widgetRepository, Ref: "refs/heads/main", Commit
 
 // widgetExpect is what a consumer of the widget's local releases expects.
 func widgetExpect() Expect {
-	return Expect{Issuer: LocalIssuer, BuilderID: LocalBuilder, Repository: widgetRepository, Ref: "refs/heads/main", Commit: widgetCommit, Runner: "local"}
+	return Expect{Commit: widgetCommit, Signer: family.Signer{
+		Issuer: LocalIssuer, Builder: LocalBuilder, Repository: widgetRepository, Ref: "refs/heads/main", Runner: "local",
+	}}
 }
 
 // scratch is the helper's binary, built once for all tests, and removed after them.
@@ -101,7 +104,7 @@ func trustOf(tb testing.TB, l *Local) *Trust {
 
 func parseTrust(tb testing.TB, content []byte) *Trust {
 	tb.Helper()
-	trust, err := ParseTrust(content)
+	trust, err := ParseTrust(family.Local, content)
 	if err != nil {
 		tb.Fatal(err)
 	}

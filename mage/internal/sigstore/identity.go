@@ -77,7 +77,7 @@ func (c tokenClaims) local() evidence.Identity {
 	return evidence.Identity{
 		Issuer: c.Issuer, BuilderID: c.Builder, BuildType: evidence.LocalBuildType,
 		Repository: c.Repository, Ref: c.Ref, Commit: c.Commit, WorkflowPath: c.Workflow, InvocationID: c.Run,
-		Internal: map[string]any{"local": internal},
+		Runner: c.RunnerEnvironment, Internal: map[string]any{"local": internal},
 	}
 }
 
@@ -86,6 +86,7 @@ func (c tokenClaims) local() evidence.Identity {
 func (c tokenClaims) gitHub() evidence.Identity {
 	id := evidence.Identity{
 		Issuer: c.Issuer, BuildType: evidence.GitHubBuildType, Ref: c.Ref, Commit: c.Commit,
+		RepositoryID: c.RepositoryID, OwnerID: c.OwnerID, Runner: c.RunnerEnvironment,
 		Internal: map[string]any{"github": map[string]any{
 			"event_name": c.EventName, "repository_id": c.RepositoryID,
 			"repository_owner_id": c.OwnerID, "runner_environment": c.RunnerEnvironment,
@@ -104,23 +105,76 @@ func (c tokenClaims) gitHub() evidence.Identity {
 // identityOfCertificate reads the same from a Fulcio certificate; Internal is not in it.
 // https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md
 func identityOfCertificate(c *x509.Certificate) (evidence.Identity, error) {
-	if len(c.URIs) != 1 || len(c.EmailAddresses)+len(c.DNSNames)+len(c.IPAddresses) > 0 {
-		return evidence.Identity{}, errors.New("the certificate does not name exactly one URI as its subject")
-	}
 	x, err := certificate.ParseExtensions(c.Extensions)
 	if err != nil {
 		return evidence.Identity{}, err
+	}
+	for _, holds := range certificateChecks() {
+		if err := holds(c, x); err != nil {
+			return evidence.Identity{}, err
+		}
 	}
 	id := evidence.Identity{
 		Issuer: x.Issuer, BuilderID: c.URIs[0].String(), Repository: x.SourceRepositoryURI, Ref: x.SourceRepositoryRef,
 		Commit: x.SourceRepositoryDigest, InvocationID: x.RunInvocationURI,
 		WorkflowPath: workflowPath(x.BuildConfigURI, x.SourceRepositoryURI),
+		RepositoryID: x.SourceRepositoryIdentifier, OwnerID: x.SourceRepositoryOwnerIdentifier, Runner: x.RunnerEnvironment,
 	}
 	switch x.Issuer {
 	case GitHubIssuer:
 		id.BuildType = evidence.GitHubBuildType
 	case LocalIssuer:
 		id.BuildType = evidence.LocalBuildType
+	}
+	return id, nil
+}
+
+// certificateCheck is one thing that a certificate must say without ambiguity.
+type certificateCheck func(*x509.Certificate, certificate.Extensions) error
+
+func certificateChecks() []certificateCheck {
+	return []certificateCheck{
+		namesOneURI,
+		namesOneBuilder,
+	}
+}
+
+func namesOneURI(c *x509.Certificate, _ certificate.Extensions) error {
+	if len(c.URIs) != 1 || len(c.EmailAddresses)+len(c.DNSNames)+len(c.IPAddresses) > 0 {
+		return errors.New("the certificate does not name exactly one URI as its subject")
+	}
+	return nil
+}
+
+// namesOneBuilder: the subject that others compare is the builder that we compare.
+func namesOneBuilder(c *x509.Certificate, x certificate.Extensions) error {
+	for _, uri := range c.URIs {
+		if uri.String() != x.BuildSignerURI {
+			return fmt.Errorf("the certificate is for %q and names the builder %q", uri, x.BuildSignerURI)
+		}
+	}
+	return nil
+}
+
+// identityOfProvenance reads who a provenance says it is; other statements name nobody.
+func identityOfProvenance(st evidence.Statement) (evidence.Identity, error) {
+	if st.PredicateType != evidence.Provenance {
+		return evidence.Identity{}, nil
+	}
+	var p evidence.SLSA
+	if err := json.Unmarshal(st.Predicate, &p); err != nil {
+		return evidence.Identity{}, err
+	}
+	w := p.BuildDefinition.ExternalParameters.Workflow
+	id := evidence.Identity{
+		BuilderID: p.RunDetails.Builder.ID, BuildType: p.BuildDefinition.BuildType, Repository: w.Repository, Ref: w.Ref,
+		WorkflowPath: w.Path, InvocationID: p.RunDetails.Metadata.InvocationID,
+	}
+	if len(p.BuildDefinition.ResolvedDependencies) > 0 {
+		id.Commit = p.BuildDefinition.ResolvedDependencies[0].Digest["gitCommit"]
+	}
+	if id.BuilderID == "" || id.Repository == "" || id.Commit == "" {
+		return evidence.Identity{}, errors.New("the provenance names no builder, repository or commit")
 	}
 	return id, nil
 }
@@ -135,30 +189,19 @@ func workflowPath(uri, repository string) string {
 	return path
 }
 
-// fact is one thing that two documents say.
-type fact struct{ name, got, want string }
-
-// agree returns every fact in which the two differ.
-func agree(facts ...fact) error {
-	var all []error
-	for _, f := range facts {
-		if f.got != f.want {
-			all = append(all, fmt.Errorf("%s is %q, not %q", f.name, f.got, f.want))
-		}
-	}
-	return errors.Join(all...)
-}
-
 // sameIdentity compares what a certificate proves with what is expected of it.
 func sameIdentity(got, want evidence.Identity) error {
-	return agree(
-		fact{"issuer", got.Issuer, want.Issuer},
-		fact{"builder", got.BuilderID, want.BuilderID},
-		fact{"build type", got.BuildType, want.BuildType},
-		fact{"repository", got.Repository, want.Repository},
-		fact{"ref", got.Ref, want.Ref},
-		fact{"commit", got.Commit, want.Commit},
-		fact{"workflow", got.WorkflowPath, want.WorkflowPath},
-		fact{"invocation", got.InvocationID, want.InvocationID},
-	)
+	return same([]Fact{
+		{"issuer", got.Issuer, want.Issuer},
+		{"builder", got.BuilderID, want.BuilderID},
+		{"build type", got.BuildType, want.BuildType},
+		{"repository", got.Repository, want.Repository},
+		{"repository id", got.RepositoryID, want.RepositoryID},
+		{"owner id", got.OwnerID, want.OwnerID},
+		{"ref", got.Ref, want.Ref},
+		{"commit", got.Commit, want.Commit},
+		{"workflow", got.WorkflowPath, want.WorkflowPath},
+		{"runner", got.Runner, want.Runner},
+		{"invocation", got.InvocationID, want.InvocationID},
+	})
 }

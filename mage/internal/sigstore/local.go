@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/tool"
 )
@@ -33,6 +34,8 @@ type Claims struct {
 // Local is a running Sigstore of this machine.
 type Local struct {
 	Services Services
+	TokenURL string // as $ACTIONS_ID_TOKEN_REQUEST_URL of a job
+	Bearer   string // as $ACTIONS_ID_TOKEN_REQUEST_TOKEN of a job
 	cmd      *exec.Cmd
 	stdin    *os.File
 	left     chan error // the helper's exit, once
@@ -58,8 +61,9 @@ func StartLocal(ctx context.Context, helper, dir string, claims Claims) (*Local,
 	if err != nil {
 		return nil, l.explain(ctx, err, dir, log)
 	}
+	l.TokenURL, l.Bearer = ready.TokenURL, ready.Token
 	l.Services = Services{
-		TrustedRoot: ready.TrustedRoot, SigningConfig: ready.SigningConfig,
+		Instance: family.Local, TrustedRoot: ready.TrustedRoot, SigningConfig: ready.SigningConfig,
 		Token: ActionsToken(ready.TokenURL, ready.Token),
 	}
 	return l, nil

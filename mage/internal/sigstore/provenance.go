@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
@@ -24,11 +25,8 @@ func checkProvenance(st evidence.Statement, id evidence.Identity) error {
 	if st.PredicateType != evidence.Provenance {
 		return fmt.Errorf("its predicate type is %q", st.PredicateType)
 	}
-	if id.BuildType == "" {
-		return fmt.Errorf("the issuer %q has no build type that we know", id.Issuer)
-	}
-	if err := checkParameters(st.Predicate); err != nil {
-		return err
+	if id.BuildType != evidence.GitHubBuildType && id.BuildType != evidence.LocalBuildType {
+		return fmt.Errorf("the build type %q of issuer %q is not one that we know", id.BuildType, id.Issuer)
 	}
 	var p evidence.SLSA
 	if err := json.Unmarshal(st.Predicate, &p); err != nil {
@@ -37,44 +35,58 @@ func checkProvenance(st evidence.Statement, id evidence.Identity) error {
 	if len(p.BuildDefinition.ResolvedDependencies) == 0 {
 		return errors.New("it names no source")
 	}
-	workflow, source := p.BuildDefinition.ExternalParameters.Workflow, p.BuildDefinition.ResolvedDependencies[0]
-	return agree(
-		fact{"builder id", p.RunDetails.Builder.ID, id.BuilderID},
-		fact{"build type", p.BuildDefinition.BuildType, id.BuildType},
-		fact{"workflow repository", workflow.Repository, id.Repository},
-		fact{"workflow ref", workflow.Ref, id.Ref},
-		fact{"workflow path", workflow.Path, id.WorkflowPath},
-		fact{"source", source.URI, "git+" + id.Repository + "@" + id.Ref},
-		fact{"source commit", source.Digest["gitCommit"], id.Commit},
-		fact{"invocation id", p.RunDetails.Metadata.InvocationID, id.InvocationID},
-	)
+	for _, object := range objects() {
+		if err := object.check(st.Predicate); err != nil {
+			return err
+		}
+	}
+	return same(provenanceFacts(p, id))
 }
 
-// checkParameters refuses members that the struct would not show: unknown ones, and ones that differ
-// from a known one only in case.
-func checkParameters(predicate json.RawMessage) error {
-	top, err := exactly(predicate, "buildDefinition", "runDetails")
-	if err != nil {
-		return err
+// provenanceFacts compares what a provenance says with what its certificate proves.
+func provenanceFacts(p evidence.SLSA, id evidence.Identity) []Fact {
+	workflow, source := p.BuildDefinition.ExternalParameters.Workflow, p.BuildDefinition.ResolvedDependencies[0]
+	return []Fact{
+		{"builder id", p.RunDetails.Builder.ID, id.BuilderID},
+		{"build type", p.BuildDefinition.BuildType, id.BuildType},
+		{"workflow repository", workflow.Repository, id.Repository},
+		{"workflow ref", workflow.Ref, id.Ref},
+		{"workflow path", workflow.Path, id.WorkflowPath},
+		{"source", source.URI, "git+" + id.Repository + "@" + id.Ref},
+		{"source commit", source.Digest["gitCommit"], id.Commit},
+		{"invocation id", p.RunDetails.Metadata.InvocationID, id.InvocationID},
 	}
-	var definition map[string]json.RawMessage
-	if err := json.Unmarshal(top["buildDefinition"], &definition); err != nil {
-		return err
+}
+
+// object is one JSON object of the predicate and the members it may have. Unknown members would be
+// seen by others and not by us; so would ones that differ from a known one only in case.
+type object struct {
+	path     []string
+	required []string
+	optional []string
+}
+
+func objects() []object {
+	return []object{
+		{nil, []string{"buildDefinition", "runDetails"}, nil},
+		{[]string{"buildDefinition"}, []string{"buildType", "externalParameters", "resolvedDependencies"}, []string{"internalParameters"}},
+		{[]string{"buildDefinition", "externalParameters"}, []string{"workflow"}, nil},
+		{[]string{"buildDefinition", "externalParameters", "workflow"}, []string{"ref", "repository", "path"}, nil},
+		{[]string{"runDetails"}, []string{"builder", "metadata"}, nil},
 	}
-	names := []string{"buildType", "externalParameters", "resolvedDependencies"}
-	if _, ok := definition["internalParameters"]; ok {
-		names = append(names, "internalParameters")
+}
+
+func (o object) check(predicate json.RawMessage) error {
+	at := predicate
+	for _, name := range o.path {
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(at, &members); err != nil {
+			return err
+		}
+		at = members[name]
 	}
-	if _, err := exactly(top["buildDefinition"], names...); err != nil {
-		return err
+	if _, err := members(at, o.required, o.optional); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(append([]string{"provenance"}, o.path...), "."), err)
 	}
-	external, err := exactly(definition["externalParameters"], "workflow")
-	if err != nil {
-		return fmt.Errorf("external parameters: %w", err)
-	}
-	if _, err := exactly(external["workflow"], "ref", "repository", "path"); err != nil {
-		return fmt.Errorf("external parameters: %w", err)
-	}
-	_, err = exactly(top["runDetails"], "builder", "metadata")
-	return err
+	return nil
 }

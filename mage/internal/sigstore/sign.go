@@ -1,7 +1,6 @@
 package sigstore
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
 
@@ -47,7 +47,7 @@ type Signer struct {
 
 	fulcio      root.Service
 	authorities []root.Service // timestamp authorities, at least one
-	logs        []root.Service // transparency logs, at least one
+	logs        []root.Service // transparency logs, at least one but for GitHub's own instance
 
 	mu      sync.Mutex
 	current credential
@@ -60,10 +60,10 @@ func NewSigner(ctx context.Context, services Services, options Options) (*Signer
 	if err != nil {
 		return nil, err
 	}
-	if s.trust, err = ParseTrust(content); err != nil {
+	if s.trust, err = ParseTrust(services.instance(), content); err != nil {
 		return nil, err
 	}
-	if content, err = readConfig(services.SigningConfig); err != nil {
+	if content, err = services.signingConfig(); err != nil {
 		return nil, err
 	}
 	if err := s.choose(content); err != nil {
@@ -88,6 +88,9 @@ func (s *Signer) choose(content []byte) error {
 	s.authorities, err = root.SelectServices(config.TimestampAuthorityURLs(), config.TimestampAuthorityURLsConfig(), sign.TimestampAuthorityAPIVersions, now)
 	if err != nil {
 		return fmt.Errorf("choosing a timestamp authority: %w", err)
+	}
+	if s.trust.instance == family.GitHub {
+		return nil // it runs no log
 	}
 	s.logs, err = root.SelectServices(config.RekorLogURLs(), config.RekorLogURLsConfig(), sign.RekorAPIVersions, now)
 	if err != nil {
@@ -119,7 +122,10 @@ func (s *Signer) Sign(ctx context.Context, st evidence.Statement) (evidence.Bund
 		return evidence.Bundle{}, err
 	}
 	id := s.Identity()
-	want := Expect{Issuer: id.Issuer, BuilderID: id.BuilderID, Repository: id.Repository, Ref: id.Ref, Commit: id.Commit}
+	want := Expect{Signer: family.Signer{
+		Issuer: id.Issuer, Repository: id.Repository, RepositoryID: id.RepositoryID, OwnerID: id.OwnerID,
+		Workflow: id.WorkflowPath, Ref: family.Pattern(id.Ref), Builder: family.Pattern(id.BuilderID), Runner: id.Runner,
+	}, Commit: id.Commit}
 	if _, err := s.trust.Verify(content, st.About(), want); err != nil {
 		return evidence.Bundle{}, fault.Wrap(err, fault.Forged, "verifying what was signed about", st.Subject[0].Name)
 	}
@@ -148,9 +154,7 @@ func (s *Signer) sign(ctx context.Context, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var compact bytes.Buffer // protojson puts blanks at random
-	err = json.Compact(&compact, content)
-	return compact.Bytes(), err
+	return compact(content)
 }
 
 // renewal is how long before its end a certificate is not used any more; Fulcio's live ten minutes.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
 
@@ -32,7 +33,7 @@ func TestWhatIsSignedVerifies(t *testing.T) {
 	want := evidence.Identity{
 		Issuer: LocalIssuer, BuilderID: LocalBuilder, BuildType: evidence.LocalBuildType, Repository: widgetRepository,
 		Ref: "refs/heads/main", Commit: widgetCommit, WorkflowPath: "containai.yaml", InvocationID: id.InvocationID,
-		Internal: map[string]any{"local": map[string]any{"runner_environment": "local"}},
+		Runner: "local", Internal: map[string]any{"local": map[string]any{"runner_environment": "local"}},
 	}
 	if diff := cmp.Diff(want, id); diff != "" {
 		t.Errorf("the local identity (-want +got):\n%s", diff)
@@ -219,6 +220,7 @@ func TestAGitHubIdentityGivesGitHubsPredicate(t *testing.T) {
 		Issuer: GitHubIssuer, BuilderID: workflow, BuildType: evidence.GitHubBuildType, Repository: widgetRepository,
 		Ref: "refs/heads/main", Commit: widgetCommit, WorkflowPath: ".github/workflows/release.yml",
 		InvocationID: "https://github.com/acme/widget/actions/runs/1001/attempts/1",
+		RepositoryID: "4242", OwnerID: "77", Runner: "github-hosted",
 		Internal: map[string]any{"github": map[string]any{
 			"event_name": "push", "repository_id": "4242", "repository_owner_id": "77", "runner_environment": "github-hosted",
 		}},
@@ -231,7 +233,10 @@ func TestAGitHubIdentityGivesGitHubsPredicate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect := Expect{Issuer: GitHubIssuer, BuilderID: workflow, Repository: widgetRepository, Ref: "refs/heads/main", Runner: "github-hosted"}
+	expect := Expect{Signer: family.Signer{
+		Issuer: GitHubIssuer, Workflow: ".github/workflows/release.yml", Repository: widgetRepository, RepositoryID: "4242", OwnerID: "77",
+		Ref: "refs/heads/*", Runner: "github-hosted",
+	}}
 	v, err := trustOf(t, l).Verify(b.JSON, st.About(), expect)
 	if err != nil {
 		t.Fatal(err)

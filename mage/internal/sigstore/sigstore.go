@@ -1,13 +1,16 @@
 // Package sigstore signs statements and verifies them: keyless, logged, timestamped.
 //
 // A [Signer] gets one certificate for a job from the [Services] and signs any number of in-toto
-// statements with it, each becoming a Sigstore bundle v0.3. A [Trust] verifies a bundle against what
-// a consumer [Expect]s; [CheckProvenance] compares what a provenance says with what the certificate
-// proves. [StartLocal] runs a whole Sigstore on this machine; nothing here can tell it from a public
-// one but by the names in it.
+// statements with it, each becoming a Sigstore bundle v0.3. A [KeySigner] signs the same statements
+// with a key pair and no services. A [Trust] verifies a bundle against what a consumer [Expect]s;
+// [CheckProvenance] compares what a provenance says with what the certificate proves. [StartLocal]
+// runs a whole Sigstore on this machine; nothing here can tell it from a public one but by the names
+// in it.
 //
-// Invariant: a bundle leaves Sign only after Verify has accepted it with the signer's own identity,
-// and nothing is ever signed, or accepted, without certificate promise, log entry and timestamp.
+// Every check stands in a list, one line each, so that a test can take each of them away and see
+// that something wrong is then accepted. Invariant: a bundle leaves Sign only after Verify has
+// accepted it with the signer's own identity, and nothing is accepted without everything that the
+// policy's instance demands.
 package sigstore
 
 import (
@@ -15,6 +18,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
 
@@ -27,11 +31,32 @@ const (
 	LocalBuilder = "https://containai.internal/builders/local/v1" // builder id and certificate subject
 )
 
-// Services says where signatures come from: the public ones, or those of a [Local].
+// Services says where signatures come from. Without paths they are the public ones, as this
+// version of the library knows them; a [Local] has its own.
 type Services struct {
+	Instance      family.Instance                           // empty is public
 	TrustedRoot   string                                    // path of a trusted_root.json
 	SigningConfig string                                    // path of a signing_config.json
 	Token         func(ctx context.Context) (string, error) // an OIDC token with audience "sigstore"
+}
+
+func (s Services) instance() family.Instance {
+	if s.Instance == "" {
+		return family.Public
+	}
+	return s.Instance
+}
+
+// signingConfig is the file's content, or for the public instance the one built in.
+func (s Services) signingConfig() ([]byte, error) {
+	if s.SigningConfig == "" && s.instance() == family.Public {
+		return publicServices, nil
+	}
+	if s.SigningConfig == "" {
+		return nil, fault.New(fault.Environment, "signing with instance", string(s.instance()), "its signing config is missing").
+			WithHint("give its signing_config.json: it says where to sign")
+	}
+	return readConfig(s.SigningConfig)
 }
 
 // Reason is why a bundle or its provenance is refused; errors.Is finds it beside fault.Forged.
@@ -57,8 +82,11 @@ const (
 	maxToken  = 64 << 10
 )
 
-// readConfig reads a small file whole.
+// readConfig reads a small file whole; no path is no content.
 func readConfig(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Environment, "reading", path)

@@ -2,6 +2,7 @@ package sigstore
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,46 +18,94 @@ import (
 // at every level, so that no other parser can see another statement.
 // https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 func decodeStatement(payload []byte, parsed *intoto.Statement) (evidence.Statement, error) {
-	members, err := exactly(payload, "_type", "subject", "predicateType", "predicate")
+	parts, err := members(payload, []string{"_type", "subject", "predicateType", "predicate"}, nil)
 	if err != nil {
 		return evidence.Statement{}, err
 	}
-	if parsed.GetType() != evidence.StatementT {
-		return evidence.Statement{}, fmt.Errorf("its type is %q", parsed.GetType())
-	}
-	if len(parsed.GetSubject()) != 1 {
-		return evidence.Statement{}, fmt.Errorf("it has %d subjects", len(parsed.GetSubject()))
+	for _, c := range statementChecks() {
+		if err := c(parsed); err != nil {
+			return evidence.Statement{}, err
+		}
 	}
 	s := parsed.GetSubject()[0]
-	about := digest.NewDigestFromEncoded(digest.SHA256, s.GetDigest()["sha256"])
-	if s.GetUri()+s.GetMediaType()+s.GetDownloadLocation() != "" || len(s.GetContent())+len(s.GetAnnotations().GetFields()) > 0 {
-		return evidence.Statement{}, fmt.Errorf("its subject says more than name and digest")
-	}
-	if len(s.GetDigest()) != 1 || about.Validate() != nil {
-		return evidence.Statement{}, fmt.Errorf("its subject has the digests %v", s.GetDigest())
-	}
-	if parsed.GetPredicateType() == "" {
-		return evidence.Statement{}, fmt.Errorf("it has no predicate type")
-	}
 	return evidence.Statement{
 		Type:          parsed.GetType(),
 		Subject:       [1]evidence.Subject{{Name: s.GetName(), Digest: s.GetDigest()}},
 		PredicateType: parsed.GetPredicateType(),
-		Predicate:     members["predicate"],
+		Predicate:     parts["predicate"],
 	}, nil
 }
 
-// exactly reads a JSON object that has these members and no others. Names are compared exactly,
-// which encoding/json does not do for structs.
-func exactly(content []byte, names ...string) (map[string]json.RawMessage, error) {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(content, &members); err != nil {
+// statementCheck is one thing that a statement must be; those that follow build on it.
+type statementCheck func(*intoto.Statement) error
+
+func statementChecks() []statementCheck {
+	return []statementCheck{
+		isVersionOne,
+		hasOneSubject,
+		hasPlainSubject,
+		hasOneDigest,
+		hasPredicateType,
+	}
+}
+
+func isVersionOne(s *intoto.Statement) error {
+	if s.GetType() != evidence.StatementT {
+		return fmt.Errorf("its type is %q", s.GetType())
+	}
+	return nil
+}
+
+func hasOneSubject(s *intoto.Statement) error {
+	if len(s.GetSubject()) != 1 {
+		return fmt.Errorf("it has %d subjects", len(s.GetSubject()))
+	}
+	return nil
+}
+
+// hasPlainSubject: what a subject says beside name and digest, others might go by.
+func hasPlainSubject(s *intoto.Statement) error {
+	for _, about := range s.GetSubject() {
+		if about.GetUri()+about.GetMediaType()+about.GetDownloadLocation() != "" || len(about.GetContent())+len(about.GetAnnotations().GetFields()) > 0 {
+			return errors.New("its subject says more than name and digest")
+		}
+	}
+	return nil
+}
+
+func hasOneDigest(s *intoto.Statement) error {
+	for _, about := range s.GetSubject() {
+		hex := about.GetDigest()["sha256"]
+		if len(about.GetDigest()) != 1 || digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() != nil {
+			return fmt.Errorf("its subject has the digests %v", about.GetDigest())
+		}
+	}
+	return nil
+}
+
+func hasPredicateType(s *intoto.Statement) error {
+	if s.GetPredicateType() == "" {
+		return errors.New("it has no predicate type")
+	}
+	return nil
+}
+
+// members reads a JSON object that has the required members, may have the optional ones, and has no
+// others. Names are compared exactly, which encoding/json does not do for structs.
+func members(content []byte, required, optional []string) (map[string]json.RawMessage, error) {
+	var got map[string]json.RawMessage
+	if err := json.Unmarshal(content, &got); err != nil {
 		return nil, err
 	}
-	got := slices.Sorted(maps.Keys(members))
-	want := slices.Sorted(slices.Values(names))
-	if !slices.Equal(got, want) {
-		return nil, fmt.Errorf("its members are %q, not %q", got, want)
+	want := slices.Clone(required)
+	for _, name := range optional {
+		if _, ok := got[name]; ok {
+			want = append(want, name)
+		}
 	}
-	return members, nil
+	slices.Sort(want)
+	if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, want) {
+		return nil, fmt.Errorf("its members are %q, not %q", names, want)
+	}
+	return got, nil
 }

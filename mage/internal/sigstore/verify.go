@@ -2,174 +2,109 @@ package sigstore
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
-	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
-	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
-
-// Trust is a trusted root: the certificate authorities, logs and timestamp authorities that count.
-// Only ParseTrust makes one. It is safe for concurrent use and needs no network.
-type Trust struct{ verifier *verify.Verifier }
-
-// ParseTrust reads the content of a trusted_root.json.
-// https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_trustroot.proto
-func ParseTrust(content []byte) (*Trust, error) {
-	if len(content) > maxConfig {
-		return nil, fault.New(fault.Invalid, "parsing", "trusted root", "it is larger than %d bytes", maxConfig)
-	}
-	material, err := root.NewTrustedRootFromJSON(content)
-	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "parsing", "trusted root")
-	}
-	verifier, err := verify.NewVerifier(material,
-		verify.WithSignedCertificateTimestamps(1), verify.WithTransparencyLog(1), verify.WithObserverTimestamps(1))
-	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "parsing", "trusted root")
-	}
-	return &Trust{verifier}, nil
-}
-
-// Expect is who must have signed. All comparisons are exact; the first four are required, except
-// that the local issuer's ref may be empty and then accepts any: on a laptop every branch is built.
-type Expect struct {
-	Issuer     string // OIDC issuer
-	BuilderID  string // certificate subject and BuildSignerURI: a workflow at a ref, or LocalBuilder
-	Repository string // URL
-	Ref        string // refs/heads/main; empty accepts any of LocalIssuer, and is Invalid for every other
-	Commit     string // 40 hex digits; empty accepts any
-	Runner     string // runner environment, "github-hosted"; empty accepts any
-}
 
 // Verified is what a bundle proves.
 type Verified struct {
 	Statement evidence.Statement
-	Identity  evidence.Identity // from the certificate; without Internal
-	SignedAt  time.Time         // by a timestamp authority, or by the log where there is none
+	Identity  evidence.Identity // from the certificate, without Internal; of a key, what its provenance says
+	SignedAt  time.Time         // by a timestamp authority, or by the log where there is none; zero of a key
+	Facts     []Fact            // everything about the signer that was compared
 }
 
-// Verify checks a bundle offline: one signature by a certificate of the trusted authority that the
-// certificate log promised, an entry of the transparency log, a timestamp within the certificate's
-// life, exactly the expected identity, and a statement about exactly this subject. What does not
-// match is fault.Forged with a [Reason]; an incomplete question is fault.Invalid.
+// Verify checks a bundle offline: its shape; the signature by a certificate of the trusted
+// authority or by the expected key, and what the instance demands beside it (certificate promise,
+// log entry, time within the certificate's life); exactly the expected signer; and a statement
+// about exactly this subject. What does not match is fault.Forged with a [Reason]; an incomplete
+// question is fault.Invalid.
 func (t *Trust) Verify(bundleJSON []byte, subject digest.Digest, want Expect) (Verified, error) {
-	identity, err := want.policy(subject)
-	if err != nil {
+	if err := want.complete(subject, t.instance); err != nil {
 		return Verified{}, fault.Wrap(err, fault.Invalid, "verifying bundle of", subject.String())
 	}
-	v, err := t.verify(bundleJSON, subject, identity)
+	v, err := t.verify(bundleJSON, subject, want)
 	if err != nil {
 		return Verified{}, fault.Wrap(err, fault.Forged, "verifying bundle of", subject.String())
 	}
 	return v, nil
 }
 
-func (t *Trust) verify(content []byte, subject digest.Digest, want verify.PolicyOption) (Verified, error) {
-	b, err := decodeBundle(content)
+func (t *Trust) verify(content []byte, subject digest.Digest, want Expect) (Verified, error) {
+	b, err := decodeBundle(content, t.instance)
 	if err != nil {
 		return Verified{}, err
 	}
-	// The subject is checked below, more strictly than sigstore-go would: exactly one, exactly sha256.
-	result, err := t.verifier.Verify(b, verify.NewPolicy(verify.WithoutArtifactUnsafe(), want))
-	if err != nil {
-		var other *verify.ErrNoMatchingCertificateIdentity
-		if errors.As(err, &other) {
-			return Verified{}, fmt.Errorf("%w: %w", WrongIdentity, err)
-		}
-		return Verified{}, fmt.Errorf("%w: %w", Untrusted, err)
-	}
-	leaf, err := leafOf(b)
+	result, err := t.checkSignature(b, want)
 	if err != nil {
 		return Verified{}, err
-	}
-	identity, err := identityOfCertificate(leaf)
-	if err != nil {
-		return Verified{}, fmt.Errorf("%w: %w", WrongIdentity, err)
 	}
 	statement, err := decodeStatement(b.GetDsseEnvelope().GetPayload(), result.Statement)
 	if err != nil {
 		return Verified{}, fmt.Errorf("%w: %w", Malformed, err)
 	}
-	if statement.About() != subject {
-		return Verified{}, fmt.Errorf("%w: %s, not %s", WrongSubject, statement.About(), subject)
+	v := Verified{Statement: statement, SignedAt: signedAt(result.VerifiedTimestamps)}
+	if v.Identity, err = t.identity(b, statement); err != nil {
+		return Verified{}, fmt.Errorf("%w: %w", WrongIdentity, err)
 	}
-	return Verified{Statement: statement, Identity: identity, SignedAt: signedAt(result.VerifiedTimestamps)}, nil
+	v.Facts = t.facts(v.Identity, want)
+	if err := agree(v.Facts); err != nil {
+		return Verified{}, fmt.Errorf("%w: %w", WrongIdentity, err)
+	}
+	if err := agree(subjectFacts(statement, subject)); err != nil {
+		return Verified{}, fmt.Errorf("%w: %w", WrongSubject, err)
+	}
+	return v, nil
 }
 
-// policy is the exact identity as sigstore-go compares it with the certificate.
-func (e Expect) policy(subject digest.Digest) (verify.PolicyOption, error) {
-	if err := subject.Validate(); err != nil || subject.Algorithm() != digest.SHA256 {
-		return nil, fmt.Errorf("the subject %q is not a SHA-256 digest", subject)
-	}
-	anyRef := e.Ref == "" && e.Issuer == LocalIssuer
-	if e.Issuer == "" || e.BuilderID == "" || e.Repository == "" || e.Ref == "" && !anyRef {
-		return nil, fmt.Errorf("issuer %q, builder %q, repository %q and ref %q must all be given", e.Issuer, e.BuilderID, e.Repository, e.Ref)
-	}
-	san, err := verify.NewSANMatcher(e.BuilderID, "")
-	if err != nil {
-		return nil, err
-	}
-	issuer, err := verify.NewIssuerMatcher(e.Issuer, "")
-	if err != nil {
-		return nil, err
-	}
-	identity, err := verify.NewCertificateIdentity(san, issuer, certificate.Extensions{
-		BuildSignerURI:         e.BuilderID,
-		SourceRepositoryURI:    e.Repository,
-		SourceRepositoryRef:    e.Ref,
-		SourceRepositoryDigest: e.Commit,
-		RunnerEnvironment:      e.Runner,
-	})
-	return verify.WithCertificateIdentity(identity), err
-}
-
-// decodeBundle reads a bundle and refuses what lacks a part, before anything is computed over it.
-// https://github.com/sigstore/protobuf-specs/blob/main/protos/sigstore_bundle.proto
-func decodeBundle(content []byte) (*bundle.Bundle, error) {
-	if len(content) > maxBundle {
-		return nil, fmt.Errorf("%w: it is larger than %d bytes", Malformed, maxBundle)
-	}
-	message := new(bundlepb.Bundle)
-	if err := protojson.Unmarshal(content, message); err != nil {
-		return nil, fmt.Errorf("%w: %w", Malformed, err)
-	}
-	switch envelope := message.GetDsseEnvelope(); {
-	case message.GetMediaType() != evidence.BundleType:
-		return nil, fmt.Errorf("%w: its media type is %q", Malformed, message.GetMediaType())
-	case envelope.GetPayloadType() != evidence.PayloadT || len(envelope.GetSignatures()) != 1:
-		return nil, fmt.Errorf("%w: %d signatures of a %q", Malformed, len(envelope.GetSignatures()), envelope.GetPayloadType())
-	case message.GetVerificationMaterial().GetCertificate() == nil:
-		return nil, fmt.Errorf("%w: no certificate comes with it", Malformed)
-	case len(message.GetVerificationMaterial().GetTlogEntries()) == 0:
-		return nil, Unlogged
-	case len(message.GetVerificationMaterial().GetTimestampVerificationData().GetRfc3161Timestamps()) == 0 && !integrated(message):
-		return nil, Undated
-	}
-	b, err := bundle.NewBundle(message)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", Malformed, err)
-	}
-	return b, nil
-}
-
-// integrated reports whether a log entry brings its own time, as those of Rekor v1 do.
-func integrated(b *bundlepb.Bundle) bool {
-	for _, entry := range b.GetVerificationMaterial().GetTlogEntries() {
-		if entry.GetIntegratedTime() > 0 {
-			return true
+// checkSignature is all of the cryptography. Identity and subject are compared by the caller,
+// field by field and more strictly than sigstore-go would.
+func (t *Trust) checkSignature(b *bundle.Bundle, want Expect) (*verify.VerificationResult, error) {
+	verifier, who := t.verifier, verify.WithoutIdentitiesUnsafe()
+	if t.instance == family.Key {
+		var err error
+		if verifier, err = keyVerifier(want.Key); err != nil {
+			return nil, fault.Wrap(err, fault.Invalid, "parsing", "public key")
 		}
+		who = verify.WithKey()
 	}
-	return false
+	result, err := verifier.Verify(b, verify.NewPolicy(verify.WithoutArtifactUnsafe(), who))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", Untrusted, err)
+	}
+	return result, nil
+}
+
+// identity is what the certificate proves. A key proves nothing but itself: of its provenance,
+// the identity is what the key's owner says, to be compared with the policy all the same.
+func (t *Trust) identity(b *bundle.Bundle, st evidence.Statement) (evidence.Identity, error) {
+	if t.instance == family.Key {
+		return identityOfProvenance(st)
+	}
+	leaf, err := leafOf(b)
+	if err != nil {
+		return evidence.Identity{}, err
+	}
+	return identityOfCertificate(leaf)
+}
+
+// facts are the comparisons of a signer. A key's statements name nobody, but for provenance.
+func (t *Trust) facts(id evidence.Identity, want Expect) []Fact {
+	switch {
+	case t.instance != family.Key:
+		return signerFacts(id, want)
+	case id.BuilderID != "":
+		return keyFacts(id, want)
+	}
+	return []Fact{{"key", "the policy's", "the policy's"}}
 }
 
 func leafOf(b *bundle.Bundle) (*x509.Certificate, error) {
@@ -180,12 +115,12 @@ func leafOf(b *bundle.Bundle) (*x509.Certificate, error) {
 	return content.Certificate(), nil
 }
 
-func signedAt(times []verify.TimestampVerificationResult) time.Time {
-	at := times[0].Timestamp // the verifier demanded one
+// signedAt prefers an authority's time to a log's.
+func signedAt(times []verify.TimestampVerificationResult) (at time.Time) {
 	for _, t := range times {
-		if t.Type == "TimestampAuthority" {
-			return t.Timestamp.UTC()
+		if at.IsZero() || t.Type == "TimestampAuthority" {
+			at = t.Timestamp.UTC()
 		}
 	}
-	return at.UTC()
+	return at
 }

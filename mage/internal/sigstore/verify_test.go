@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
 
@@ -154,14 +155,14 @@ func TestASpoiltBundleIsRefused(t *testing.T) {
 func TestAWrongSignerIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(e *Expect){
-		"another issuer":     func(e *Expect) { e.Issuer = GitHubIssuer },
-		"another builder":    func(e *Expect) { e.BuilderID = LocalBuilder + "/fork" },
-		"another repository": func(e *Expect) { e.Repository = "https://github.com/evil/widget" },
-		"a prefix of it":     func(e *Expect) { e.Repository = "https://github.com/acme/widge" },
-		"another ref":        func(e *Expect) { e.Ref = "refs/heads/evil" },
-		"another commit":     func(e *Expect) { e.Commit = strings.Repeat("f", 40) },
-		"another runner":     func(e *Expect) { e.Runner = "github-hosted" },
-		"a pattern":          func(e *Expect) { e.Repository = ".*" },
+		"another issuer":       func(e *Expect) { e.Issuer = GitHubIssuer },
+		"another builder":      func(e *Expect) { e.Builder = LocalBuilder + "/fork" },
+		"another repository":   func(e *Expect) { e.Repository = "https://github.com/evil/widget" },
+		"a prefix of it":       func(e *Expect) { e.Repository = "https://github.com/acme/widge" },
+		"another ref":          func(e *Expect) { e.Ref = "refs/heads/evil" },
+		"another commit":       func(e *Expect) { e.Commit = strings.Repeat("f", 40) },
+		"another runner":       func(e *Expect) { e.Runner = "github-hosted" },
+		"a regular expression": func(e *Expect) { e.Repository = "https://.+" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -222,10 +223,10 @@ func TestHostileBytesAreMalformed(t *testing.T) {
 			refuses(t, trust, content, subject, widgetExpect(), Malformed)
 		})
 	}
-	if _, err := ParseTrust(make([]byte, maxConfig+1)); !errors.Is(err, fault.Invalid) {
+	if _, err := ParseTrust(family.Local, make([]byte, maxConfig+1)); !errors.Is(err, fault.Invalid) {
 		t.Errorf("a trusted root beyond the limit: %v, want Invalid", err)
 	}
-	if _, err := ParseTrust([]byte(`{"mediaType":"text/plain"}`)); !errors.Is(err, fault.Invalid) {
+	if _, err := ParseTrust(family.Local, []byte(`{"mediaType":"text/plain"}`)); !errors.Is(err, fault.Invalid) {
 		t.Errorf("a trusted root of another type: %v, want Invalid", err)
 	}
 }
@@ -235,7 +236,7 @@ func TestAnIncompleteQuestionIsInvalid(t *testing.T) {
 	trust := parseTrust(t, vector(t, vectorRoot))
 	for name, change := range map[string]func(e *Expect, d *digest.Digest){
 		"no issuer":             func(e *Expect, _ *digest.Digest) { e.Issuer = "" },
-		"no builder":            func(e *Expect, _ *digest.Digest) { e.BuilderID = "" },
+		"no builder":            func(e *Expect, _ *digest.Digest) { e.Builder = "" },
 		"no repository":         func(e *Expect, _ *digest.Digest) { e.Repository = "" },
 		"no ref of GitHub's":    func(e *Expect, _ *digest.Digest) { e.Issuer, e.Ref = GitHubIssuer, "" },
 		"no subject":            func(_ *Expect, d *digest.Digest) { *d = "" },

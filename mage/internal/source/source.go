@@ -14,11 +14,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
-	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -27,12 +25,12 @@ type Repository struct{ root string }
 
 // Open finds the work tree that holds dir.
 func Open(ctx context.Context, dir string) (*Repository, error) {
-	out, err := tool.Output(ctx, tool.Command{Path: "git", Args: []string{"-C", dir, "rev-parse", "--show-toplevel"}}, fault.Environment)
+	root, err := (&Repository{root: dir}).git(ctx, "rev-parse", "--show-toplevel")
 	if err != nil {
 		return nil, &fault.Error{Op: "opening", Subject: dir, Kind: fault.Environment, Err: fmt.Errorf("it is not in a git work tree: %w", err),
 			Hint: "a release is made from a commit: git init, git add -A, git commit -m first"}
 	}
-	return &Repository{root: strings.TrimSpace(string(out))}, nil
+	return &Repository{root: root}, nil
 }
 
 // Root is the top of the work tree.
@@ -40,7 +38,7 @@ func (r *Repository) Root() string { return r.root }
 
 // Read returns the source as it stands now.
 func (r *Repository) Read(ctx context.Context) (release.Source, error) {
-	line, err := r.git(ctx, "log", "-1", "--format=%H %ct")
+	line, err := r.git(ctx, "log", "-1", "--no-show-signature", "--no-color", "--format=%H %ct")
 	if err != nil {
 		return release.Source{}, &fault.Error{Op: "reading commit of", Subject: r.root, Kind: fault.Environment, Err: err,
 			Hint: "the repository has no commit yet: git add -A && git commit"}
@@ -57,28 +55,15 @@ func (r *Repository) Read(ctx context.Context) (release.Source, error) {
 	return release.Source{Commit: commit, Ref: r.ref(ctx), Epoch: time.Unix(seconds, 0).UTC(), Dirty: dirty}, nil
 }
 
-// Descends reports whether commit has ancestor in its history. An unknown ancestor, as in a
-// shallow clone, is an error and not a no.
-func (r *Repository) Descends(ctx context.Context, commit, ancestor string) (bool, error) {
-	_, err := r.git(ctx, "merge-base", "--is-ancestor", ancestor, commit)
-	switch tool.ExitCode(err) {
-	case 1:
-		return false, nil
-	case 128:
-		return false, &fault.Error{Op: "comparing", Subject: ancestor + " with " + commit, Kind: fault.Environment, Err: err,
-			Hint: "this clone does not know the commit the channel serves: git fetch --unshallow, or git fetch"}
-	}
-	return err == nil, err
-}
-
 // difference returns 8 hex digits over everything that differs from the commit, or "".
 func (r *Repository) difference(ctx context.Context) (string, error) {
-	status, err := r.git(ctx, "status", "--porcelain", "--untracked-files=all")
+	status, err := r.git(ctx, "status", "--porcelain", "--untracked-files=all", "--ignore-submodules=none")
 	if err != nil || status == "" {
 		return "", err
 	}
 	hash := sha256.New()
-	diff, err := r.raw(ctx, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+	diff, err := r.raw(ctx, "diff", "HEAD", "--binary", "--full-index", "--unified=3", "--diff-algorithm=myers", "--no-renames",
+		"--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--ignore-submodules=none")
 	if err != nil {
 		return "", err
 	}
@@ -124,13 +109,4 @@ func (r *Repository) ref(ctx context.Context) string {
 		return "HEAD"
 	}
 	return name
-}
-
-func (r *Repository) git(ctx context.Context, args ...string) (string, error) {
-	out, err := r.raw(ctx, args...)
-	return strings.TrimSpace(string(out)), err
-}
-
-func (r *Repository) raw(ctx context.Context, args ...string) ([]byte, error) {
-	return tool.Output(ctx, tool.Command{Path: "git", Args: append([]string{"-C", r.root}, args...), Env: []string{"GIT_OPTIONAL_LOCKS=0"}}, fault.Environment)
 }

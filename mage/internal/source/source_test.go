@@ -80,6 +80,116 @@ func TestDescends(t *testing.T) {
 	})
 }
 
+// long returns a bare remote of n commits and their names, oldest first.
+func long(t *testing.T, n int) (url string, commits []string) {
+	t.Helper()
+	dir := repository(t)
+	for range n - 1 {
+		git(t, dir, "commit", "-q", "--allow-empty", "-m", "more")
+	}
+	out, err := exec.Command("git", "-C", dir, "rev-list", "--reverse", "HEAD").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	git(t, dir, "config", "uploadpack.allowAnySHA1InWant", "true")
+	return dir, strings.Fields(string(out))
+}
+
+func TestDescendsInAShallowClone(t *testing.T) {
+	origin, commits := long(t, 70)
+	git(t, origin, "checkout", "-q", "-b", "hotfix", commits[10])
+	git(t, origin, "commit", "-q", "--allow-empty", "-m", "hotfix")
+	hotfix := read(t, origin).Commit
+	git(t, origin, "checkout", "-q", "main")
+	newest := commits[len(commits)-1]
+	for name, tt := range map[string]struct {
+		ancestor string
+		want     bool
+	}{
+		"from the commit before":         {commits[68], true},
+		"from the first commit":          {commits[0], true},
+		"from a branch it does not hold": {hotfix, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clone := t.TempDir()
+			git(t, ".", "clone", "-q", "--depth=1", "file://"+origin, clone)
+			r := open(t, clone)
+			if got, err := r.Descends(t.Context(), newest, tt.ancestor); got != tt.want || err != nil {
+				t.Errorf("Descends() = %v, %v, want %v", got, err, tt.want)
+			}
+			git(t, clone, "commit", "-q", "--allow-empty", "-m", "never pushed")
+			if got, err := r.Descends(t.Context(), read(t, clone).Commit, tt.ancestor); got != tt.want || err != nil {
+				t.Errorf("Descends() of a commit that was never pushed = %v, %v, want %v", got, err, tt.want)
+			}
+		})
+	}
+	t.Run("a commit that was never pushed, in a fresh clone", func(t *testing.T) {
+		clone := t.TempDir()
+		git(t, ".", "clone", "-q", "--depth=1", "file://"+origin, clone)
+		git(t, clone, "commit", "-q", "--allow-empty", "-m", "never pushed")
+		if got, err := open(t, clone).Descends(t.Context(), read(t, clone).Commit, commits[0]); !got || err != nil {
+			t.Errorf("Descends() = %v, %v, want true", got, err)
+		}
+	})
+	t.Run("without its remote it says what to do", func(t *testing.T) {
+		clone := t.TempDir()
+		git(t, ".", "clone", "-q", "--depth=1", "file://"+origin, clone)
+		git(t, clone, "remote", "set-url", "origin", "file:///nowhere")
+		_, err := open(t, clone).Descends(t.Context(), newest, commits[0])
+		if !errors.Is(err, fault.Environment) || fault.HintOf(err) != "git fetch --unshallow origin" {
+			t.Fatalf("Descends() = %v, hint %q, want the command", err, fault.HintOf(err))
+		}
+		git(t, clone, "remote", "set-url", "origin", "file://"+origin)
+		git(t, clone, strings.Fields(fault.HintOf(err))[1:]...)
+		if got, err := open(t, clone).Descends(t.Context(), newest, commits[0]); !got || err != nil {
+			t.Errorf("after the command, Descends() = %v, %v, want true", got, err)
+		}
+	})
+}
+
+func TestResolve(t *testing.T) {
+	dir := repository(t)
+	commit := read(t, dir).Commit
+	git(t, dir, "tag", "-a", "v1", "-m", "annotated")
+	r := open(t, dir)
+	for _, rev := range []string{"HEAD", "main", "v1", commit[:8], commit, "v1^{commit}"} {
+		if got, err := r.Resolve(t.Context(), rev); got != commit || err != nil {
+			t.Errorf("Resolve(%q) = %q, %v, want %s", rev, got, err, commit)
+		}
+	}
+	for _, rev := range []string{"", "-h", "--all", "nothing", "HEAD..HEAD", "^HEAD", "HEAD:a.txt", "HEAD\nmain", "HEAD\x00", strings.Repeat("0", 40)} {
+		if got, err := r.Resolve(t.Context(), rev); !errors.Is(err, fault.Invalid) || fault.HintOf(err) == "" {
+			t.Errorf("Resolve(%q) = %q, %v, want it refused", rev, got, err)
+		}
+	}
+}
+
+func TestAHostileConfigurationDoesNotChangeASource(t *testing.T) {
+	dir := repository(t)
+	write(t, dir, "a.txt", "changed")
+	write(t, dir, "new.txt", "new")
+	want := read(t, dir)
+	home := t.TempDir()
+	sprung := filepath.Join(home, "sprung")
+	write(t, home, "trap", "#!/bin/sh\ntouch "+sprung+"\nexit 1\n")
+	if err := os.Chmod(filepath.Join(home, "trap"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, home, "ignore", "*\n")
+	write(t, home, ".gitconfig", strings.ReplaceAll("[core]\n\tfsmonitor = HOME/trap\n\texcludesFile = HOME/ignore\n\thooksPath = HOME\n\tpager = HOME/trap\n"+
+		"[status]\n\tshowUntrackedFiles = no\n[log]\n\tshowSignature = true\n[color]\n\tui = always\n"+
+		"[diff]\n\texternal = HOME/trap\n\tnoprefix = true\n\tcontext = 0\n\talgorithm = histogram\n\tignoreSubmodules = all\n", "HOME", home))
+	t.Setenv("HOME", home)
+	t.Setenv("GIT_DIR", "/nowhere")
+	got := read(t, dir)
+	if got != want || got.Dirty == "" {
+		t.Errorf("the source reads as %+v, want %+v", got, want)
+	}
+	if _, err := os.Stat(sprung); err == nil {
+		t.Error("a program of the configuration ran")
+	}
+}
+
 func TestOpenRefusesWhatIsNoWorkTree(t *testing.T) {
 	if _, err := source.Open(t.Context(), t.TempDir()); !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" {
 		t.Errorf("Open() = %v, want an environment fault with a hint", err)

@@ -1,0 +1,289 @@
+package mage
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+)
+
+// intent is what an operator asks for: which channel, what, why; and whether to do it.
+type intent struct {
+	channel    string // empty is prod
+	to         string
+	reason     string
+	bad        bool // deny what is served now, for good
+	breakglass bool // commit unsigned when nobody can sign
+	apply      bool
+	out        string // file that keeps the plan
+	again      string // the command line of this very intent, without -apply
+}
+
+// ask reads the optional flags of an operation.
+func ask(again string, channel, to, reason, out *string, apply *bool) intent {
+	in := intent{channel: text(channel), to: text(to), reason: text(reason), out: text(out), apply: given(apply), again: again}
+	if in.channel == "" {
+		in.channel = "prod"
+	}
+	for _, flag := range []struct{ name, value string }{{"channel", text(channel)}, {"to", in.to}, {"reason", in.reason}} {
+		if flag.value != "" {
+			in.again += fmt.Sprintf(" -%s=%s", flag.name, shellQuote(flag.value))
+		}
+	}
+	return in
+}
+
+// emergency reads the flags of operations that cannot wait.
+func (in intent) emergency(bad, breakglass *bool) intent {
+	in.bad, in.breakglass = given(bad), given(breakglass)
+	if in.bad {
+		in.again += " -bad"
+	}
+	if in.breakglass {
+		in.again += " -breakglass"
+	}
+	return in
+}
+
+func text(flag *string) string {
+	if flag == nil {
+		return ""
+	}
+	return *flag
+}
+
+// shellQuote makes a text one word of a POSIX shell.
+func shellQuote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// planner makes the plan of an operation.
+type planner func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error)
+
+// operate prints what a plan would do, keeps it in a file if asked, and does it with -apply.
+func operate(in intent, plan planner) command {
+	return func(ctx context.Context, s *session) error {
+		w, p, _, err := s.openPipeline(ctx, true)
+		if err != nil {
+			return err
+		}
+		if _, ok := w.fam.Channels[in.channel]; !ok {
+			return fault.New(fault.Invalid, "reading", "-channel="+in.channel, "the family has no such channel")
+		}
+		if in.breakglass && in.reason == "" {
+			return fault.New(fault.Invalid, "reading", "-breakglass", "it needs a -reason: the history will show both")
+		}
+		m := w.moved(in.reason)
+		m.Unsigned = in.breakglass
+		change, err := plan(ctx, p, m)
+		if err != nil {
+			return err
+		}
+		return w.carryOut(ctx, p, in, change)
+	}
+}
+
+// operation is what an operation prints with -json.
+type operation struct {
+	pipeline.Change
+	Steps   []string           `json:"steps"`
+	Applied bool               `json:"applied"`
+	Moved   []pipeline.TagMove `json:"moved"` // tags that were moved
+}
+
+// carryOut shows a change, and with -apply makes it.
+func (w *workshop) carryOut(ctx context.Context, p *pipeline.Pipeline, in intent, change pipeline.Change) error {
+	if in.out != "" {
+		if err := savePlan(in.out, change); err != nil {
+			return err
+		}
+	}
+	done := operation{Change: change, Steps: change.Steps(), Moved: []pipeline.TagMove{}}
+	if in.apply && !change.Empty() {
+		w.say(planText(change))
+		_, moved, err := p.Apply(ctx, change)
+		if err != nil {
+			return w.dispatchHint(err, in)
+		}
+		done.Applied, done.Moved = true, append(done.Moved, moved...)
+	}
+	w.progress.settle()
+	return w.print(done, func() string { return doneText(done, in) })
+}
+
+// say writes a line for people while a command works.
+func (w *workshop) say(line string) {
+	if w.face == people {
+		fmt.Fprint(w.env.stderr, line)
+	}
+}
+
+func planText(c pipeline.Change) string {
+	var b strings.Builder
+	fmt.Fprintln(&b, term.Escape(c.Summary))
+	for i, step := range c.Steps() {
+		fmt.Fprintf(&b, "  %2d  %s\n", i+1, term.Escape(step))
+	}
+	return b.String()
+}
+
+func doneText(o operation, in intent) string {
+	switch {
+	case o.Empty():
+		return term.Escape(o.Summary) + ": nothing to do\n"
+	case o.Applied:
+		return fmt.Sprintf("done: %d tags moved\n", len(o.Moved))
+	case in.out != "":
+		return planText(o.Change) + "nothing was done; to do exactly this: mage ops:apply " + shellQuote(in.out) + "\n"
+	}
+	return planText(o.Change) + "nothing was done; to do it: " + term.Escape(in.again) + " -apply\n"
+}
+
+// dispatchHint tells somebody who may not sign where the same operation can be asked for.
+func (w *workshop) dispatchHint(err error, in intent) error {
+	kind, _ := fault.KindOf(err)
+	if kind != fault.Environment || w.client.Base().Loopback() {
+		return err
+	}
+	return &fault.Error{Op: "applying", Subject: in.channel, Kind: fault.Environment, Err: err,
+		Hint: fmt.Sprintf("no identity of this machine may move %s; dispatch the workflow: gh workflow run rollback.yml -f channel=%s -f to=%s -f reason=%s",
+			in.channel, shellQuote(in.channel), shellQuote(in.to), shellQuote(in.reason))}
+}
+
+// maxPlan bounds a saved plan, in bytes.
+const maxPlan = 16 << 20
+
+func savePlan(path string, c pipeline.Change) error {
+	content, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(path, bytes.NewReader(append(content, '\n')))
+}
+
+func loadPlan(path string) (pipeline.Change, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return pipeline.Change{}, fault.Wrap(err, fault.Invalid, "reading plan", path)
+	}
+	defer f.Close()
+	dec := json.NewDecoder(io.LimitReader(f, maxPlan))
+	dec.DisallowUnknownFields()
+	var c pipeline.Change
+	if err := dec.Decode(&c); err != nil {
+		return pipeline.Change{}, &fault.Error{Op: "reading plan", Subject: path, Kind: fault.Invalid, Err: err, Hint: "only what -out wrote is a plan"}
+	}
+	return c, nil
+}
+
+// applyPlan does what a saved plan says.
+func applyPlan(path string) command {
+	return func(ctx context.Context, s *session) error {
+		change, err := loadPlan(path)
+		if err != nil {
+			return err
+		}
+		w, p, _, err := s.openPipeline(ctx, true)
+		if err != nil {
+			return err
+		}
+		return w.carryOut(ctx, p, intent{channel: "prod", apply: true}, change)
+	}
+}
+
+func promote(in intent) command {
+	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+		if in.to == "" {
+			return pipeline.Change{}, fault.New(fault.Invalid, "promoting to", in.channel, "it was not said what").
+				WithHint("add -to= with a commit, a version, a record's digest or another channel")
+		}
+		head, err := p.Ledger.Head(ctx)
+		if err != nil {
+			return pipeline.Change{}, err
+		}
+		pub, version, err := p.Find(ctx, head, in.to)
+		if err != nil {
+			return pipeline.Change{}, err
+		}
+		return p.PlanPromotion(ctx, pipeline.Promotion{Published: pub, Channel: in.channel, Version: version, Moved: m})
+	})
+}
+
+func rollback(in intent) command {
+	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+		if m.Reason == "" && !in.apply {
+			m.Reason = "(the reason given with -reason)"
+		}
+		return p.PlanRollback(ctx, in.channel, in.to, m, in.bad)
+	})
+}
+
+func hold(in intent, frozen bool) command {
+	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+		return p.PlanHold(ctx, in.channel, m, frozen)
+	})
+}
+
+func refresh(in intent) command {
+	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, _ release.Moved) (pipeline.Change, error) {
+		return p.PlanRefresh(ctx)
+	})
+}
+
+func reconcile(in intent) command {
+	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, _ release.Moved) (pipeline.Change, error) {
+		return p.PlanReconcile(ctx)
+	})
+}
+
+func adopt(in intent) command {
+	return func(ctx context.Context, s *session) error {
+		w, p, _, err := s.openPipeline(ctx, true)
+		if err != nil {
+			return err
+		}
+		adoption, err := p.PlanAdopt(ctx, w.moved(in.reason))
+		for channel, why := range adoption.Unproved {
+			w.progress.Note("adopt", channel, "left out: "+why)
+		}
+		if err != nil {
+			return err
+		}
+		return w.carryOut(ctx, p, in, adoption.Change)
+	}
+}
+
+// retag gives the whole family another movable name; no channel, no ledger, no document.
+func retag(in intent, from string) command {
+	return func(ctx context.Context, s *session) error {
+		w, p, _, err := s.openPipeline(ctx, true)
+		if err != nil {
+			return err
+		}
+		change, err := p.PlanRetag(ctx, from, in.to)
+		if err != nil {
+			return err
+		}
+		done := operation{Change: change, Steps: change.Steps(), Moved: []pipeline.TagMove{}}
+		if in.apply && !change.Empty() {
+			moved, err := p.Retag(ctx, change)
+			if err != nil {
+				return err
+			}
+			done.Applied, done.Moved = true, append(done.Moved, moved...)
+		}
+		w.progress.settle()
+		return w.print(done, func() string { return doneText(done, in) })
+	}
+}

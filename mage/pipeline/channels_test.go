@@ -1,0 +1,468 @@
+package pipeline_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+)
+
+// Channel operations one after the other, in the world of world_test.go: what each refuses, and
+// that a refusal has written nothing.
+
+// still fails the test if f writes anything to the registry or the ledger, or does not fail with
+// the kind; no kind means that it must succeed.
+func (w *world) still(t *testing.T, want fault.Kind, f func() error) error {
+	t.Helper()
+	writes, head := w.writes.Load(), w.book.head().ID
+	err := f()
+	if kind, _ := fault.KindOf(err); kind != want || (err == nil) != (want == 0) {
+		t.Errorf("it ended with %v, want %v", err, want)
+	}
+	if n := w.writes.Load() - writes; n != 0 || w.book.head().ID != head {
+		t.Errorf("it sent %d writes, and the ledger moved: %v", n, w.book.head().ID != head)
+	}
+	return err
+}
+
+// apply plans, sends the plan through a file, and applies it.
+func (w *world) apply(t *testing.T, p *pipeline.Pipeline, plan func() (pipeline.Change, error)) release.Head {
+	t.Helper()
+	head, _, err := p.Apply(t.Context(), saved(t, w.plans(t, plan)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.settled(t); err != nil {
+		t.Fatal(err)
+	}
+	return head
+}
+
+// plans makes a plan, which writes nothing.
+func (w *world) plans(t *testing.T, plan func() (pipeline.Change, error)) pipeline.Change {
+	t.Helper()
+	var change pipeline.Change
+	err := w.still(t, 0, func() (err error) {
+		change, err = plan()
+		return err
+	})
+	if err != nil {
+		t.FailNow()
+	}
+	return change
+}
+
+// saved is a plan that was kept in a file.
+func saved(t *testing.T, c pipeline.Change) pipeline.Change {
+	t.Helper()
+	content, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again pipeline.Change
+	if err := json.Unmarshal(content, &again); err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+func because(reason string) release.Moved {
+	return release.Moved{By: "ops", Run: "7", Reason: reason}
+}
+
+func (w *world) promotion(channel, commit, version string) pipeline.Promotion {
+	return pipeline.Promotion{Published: w.releases[commit], Channel: channel, Version: version, Moved: because("")}
+}
+
+// Rows A4, D7: a plan is good for the state that it was made for, and for no other.
+func TestASavedPlanIsRefusedOnceAnythingMoved(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	plan := func() (pipeline.Change, error) { return p.PlanPromotion(t.Context(), w.promotion("prod", second, "")) }
+	apply := func(c pipeline.Change) func() error {
+		return func() error { _, _, err := p.Apply(t.Context(), c); return err }
+	}
+
+	old := saved(t, w.plans(t, plan))
+	was, vandal := w.releases[first].Record.Members()["app"], w.releases[origin].Record.Members()["app"]
+	w.put(t, "app", "prod", vandal)
+	err := w.still(t, fault.Conflict, apply(old))
+	if !strings.Contains(err.Error(), was.Digest.String()) || !strings.Contains(err.Error(), vandal.Digest.String()) {
+		t.Errorf("A4: the refusal does not show what was expected, %s, and what is there, %s: %v", was.Digest, vandal.Digest, err)
+	}
+
+	w.put(t, "app", "prod", was)
+	if _, _, err := p.Apply(t.Context(), old); err != nil {
+		t.Fatalf("the plan as it was made: %v", err)
+	}
+	if err := w.settled(t); err != nil {
+		t.Error(err)
+	}
+	if err := w.still(t, 0, apply(old)); err != nil {
+		t.Errorf("the same plan again, which is done: %v", err)
+	}
+	w.promote(t, p, "dev", second)
+	err = w.still(t, fault.Conflict, apply(old))
+	if head := w.book.head(); !strings.Contains(err.Error(), old.Expects) || !strings.Contains(err.Error(), head.ID) {
+		t.Errorf("D7: the refusal does not show the ledger's heads, %s and %s: %v", old.Expects, head.ID, err)
+	}
+
+	forged := old
+	forged.Tags, forged.Expects, forged.Generation = nil, w.book.head().ID, w.book.head().Document.Generation
+	w.still(t, fault.Invalid, apply(forged))
+}
+
+// Row A5, and everything else that a promotion refuses.
+func TestAPromotionIsRefusedBeforeItWritesAnything(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "dev", third)
+	for name, test := range map[string]struct {
+		promotion pipeline.Promotion
+		want      fault.Kind
+	}{
+		"A5 an older run behind a newer one":          {w.promotion("dev", second, ""), fault.Conflict},
+		"A5 a commit beside the served one":           {w.promotion("dev", fork, ""), fault.Conflict},
+		"a channel that the family does not have":     {w.promotion("stable", third, ""), fault.Invalid},
+		"a version that is none":                      {w.promotion("prod", second, "1.2"), fault.Invalid},
+		"the release that is served: nothing to move": {w.promotion("dev", third, ""), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.still(t, test.want, func() error { _, err := p.Promote(t.Context(), test.promotion); return err })
+			w.still(t, test.want, func() error { _, err := p.PlanPromotion(t.Context(), test.promotion); return err })
+		})
+	}
+}
+
+func TestAChannelWithAnExplicitOrderTakesAHotfixAndSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "hotfix", third)
+	w.promote(t, p, "hotfix", fork)
+	if s := w.book.head().Document.Channels["hotfix"]; s.Commit != fork || !s.Moved.Explicit {
+		t.Errorf("the history says %+v, want the fork, explicitly", s)
+	}
+}
+
+// Row C11: what cannot be served any more is no way back.
+func TestARollbackGoesWhereEverythingIsStillThere(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		harm func(*testing.T, *world)
+		want fault.Kind
+	}{
+		"C11 a platform manifest was pruned": {func(t *testing.T, w *world) {
+			w.vanish(t, "app", w.releases[second].Record.Images["app"].Platforms["linux/amd64"].Digest)
+		}, fault.Refused},
+		"C11 the record was pruned": {func(t *testing.T, w *world) {
+			w.vanish(t, "metadata", w.releases[second].Node.Digest)
+		}, fault.Unverified},
+		"C11 the evidence of an index is gone": {func(t *testing.T, w *world) {
+			w.vanish(t, "app", w.shown("app", fallbackTag(w.releases[second].Record.Images["app"].Index)))
+		}, fault.Unverified},
+		"C11 somebody marked it bad": {func(t *testing.T, w *world) {
+			p := w.pipeline(t, "ops")
+			w.promote(t, p, "dev", second)
+			w.apply(t, p, func() (pipeline.Change, error) {
+				return p.PlanRollback(t.Context(), "dev", "", because("it leaks"), true)
+			})
+		}, fault.Refused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newStage(t)
+			p := w.pipeline(t, "ops")
+			w.promote(t, p, "prod", second)
+			w.promote(t, p, "prod", third)
+			test.harm(t, w)
+			for _, to := range []string{second, "sha-" + second, w.releases[second].Node.Digest.String()} {
+				w.still(t, test.want, func() error {
+					_, err := p.PlanRollback(t.Context(), "prod", to, because("C11"), false)
+					return err
+				})
+			}
+			head := w.apply(t, p, func() (pipeline.Change, error) { return p.PlanRollback(t.Context(), "prod", "", because("C11"), false) })
+			if got := head.Document.Channels["prod"]; got.Commit != first || got.Hold == "" {
+				t.Errorf("without a name it went to %.4s, held by %q; want %.4s, held", got.Commit, got.Hold, first)
+			}
+		})
+	}
+}
+
+// fallbackTag is where a registry without a referrers API lists them: distribution specification
+// v1.1.1, "Referrers Tag Schema".
+func fallbackTag(n graph.Node) string { return strings.Replace(n.Digest.String(), ":", "-", 1) }
+
+func TestARollbackSticksUntilTheHoldEnds(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "prod", second)
+	w.still(t, fault.Invalid, func() error { _, err := p.PlanRollback(t.Context(), "prod", "", because(""), true); return err })
+	for to, want := range map[string]fault.Kind{second: fault.Conflict, third: fault.Unverified} { // it is served; it never was
+		w.still(t, want, func() error { _, err := p.PlanRollback(t.Context(), "prod", to, because("C11"), false); return err })
+	}
+	w.apply(t, p, func() (pipeline.Change, error) {
+		return p.PlanRollback(t.Context(), "prod", "", because("it leaks"), true)
+	})
+
+	promote := func(commit string) func() error {
+		return func() error { _, err := p.Promote(t.Context(), w.promotion("prod", commit, "")); return err }
+	}
+	w.still(t, fault.Conflict, promote(third))
+	w.apply(t, p, func() (pipeline.Change, error) { return p.PlanHold(t.Context(), "prod", because("mended"), false) })
+	w.still(t, fault.Refused, promote(second))
+	w.still(t, fault.Refused, func() error { _, err := p.Promote(t.Context(), w.promotion("dev", second, "")); return err })
+	if err := promote(third)(); err != nil {
+		t.Errorf("after the hold, a release that nobody denied: %v", err)
+	}
+	w.apply(t, p, func() (pipeline.Change, error) { return p.PlanHold(t.Context(), "prod", because("Friday"), true) })
+	w.still(t, 0, promote(third)) // it is served
+	again := w.plans(t, func() (pipeline.Change, error) { return p.PlanHold(t.Context(), "prod", because("Friday"), true) })
+	if !again.Empty() {
+		t.Errorf("holding a held channel for the same reason plans %v", again)
+	}
+}
+
+// Nobody can sign: the channel moves all the same, consumers who verify stay where they were, and
+// whoever can sign next brings them after.
+func TestABreakglassChangeIsSignedLater(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	broken := w.pipeline(t, "ops")
+	broken.Signer = func(context.Context) (pipeline.Signer, error) {
+		return nil, fault.New(fault.Environment, "signing", "anything", "the service is down")
+	}
+	signed := w.plans(t, func() (pipeline.Change, error) {
+		return broken.PlanRollback(t.Context(), "prod", "", because("it leaks"), false)
+	})
+	if _, _, err := broken.Apply(t.Context(), signed); !errors.Is(err, fault.Environment) {
+		t.Errorf("without -breakglass it ended with %v", err)
+	}
+	if err := w.settled(t); err != nil || w.book.head().ID != signed.Expects {
+		t.Errorf("what could not be signed has changed something: %v", err)
+	}
+
+	emergency := because("the site is down")
+	emergency.Unsigned = true
+	was := w.shown("metadata", release.ChannelsTag)
+	change := w.plans(t, func() (pipeline.Change, error) { return broken.PlanRollback(t.Context(), "prod", "", emergency, false) })
+	head, _, err := broken.Apply(t.Context(), change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !head.Document.Unsigned() || head.Document.Channels["prod"].Commit != origin {
+		t.Errorf("the ledger says %+v, want origin, unsigned", head.Document.Channels["prod"])
+	}
+	for member, want := range head.Document.Channels["prod"].Members {
+		if got := w.shown(member, "prod"); got != want {
+			t.Errorf("%s:prod shows %s, want %s", member, got, want)
+		}
+	}
+	for _, tag := range []string{release.ChannelsTag, "prod", "dev"} {
+		if got := w.shown("metadata", tag); got != was {
+			t.Errorf("metadata:%s shows %s before anybody signed it, want %s", tag, got, was)
+		}
+	}
+	if _, moved, err := broken.Converge(t.Context()); err != nil || len(moved) > 0 {
+		t.Errorf("reconciling without a signer moved %v, %v", moved, err)
+	}
+
+	if _, moved, err := w.pipeline(t, "ops").Converge(t.Context()); err != nil || len(moved) != 5 { // dev, nightly, prod, gen-N, channels
+		t.Errorf("reconciling with a signer moved %v, %v", moved, err)
+	}
+	if err := w.settled(t); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAVersionNamesOneReleaseForEver(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	promote := func(channel, commit, version string) func() error {
+		return func() error { _, err := p.Promote(t.Context(), w.promotion(channel, commit, version)); return err }
+	}
+	if err := promote("prod", second, "v1.0.0")(); err != nil {
+		t.Fatal(err)
+	}
+	for member, n := range w.releases[second].Record.Members() {
+		if got := w.shown(member, "v1.0.0"); got != n.Digest {
+			t.Errorf("%s:v1.0.0 shows %s, want %s", member, got, n.Digest)
+		}
+	}
+	if got := w.shown("metadata", "v1.0.0"); got != w.releases[second].Node.Digest {
+		t.Errorf("metadata:v1.0.0 shows %s, want the record", got)
+	}
+	w.still(t, 0, promote("prod", second, "v1.0.0"))
+	w.still(t, fault.Immutable, promote("prod", third, "v1.0.0"))
+	w.still(t, fault.Immutable, promote("dev", third, "v1.0.0"))
+	w.put(t, "payload", "v2.0.0", w.releases[first].Record.Members()["payload"])
+	w.still(t, fault.Immutable, promote("prod", third, "v2.0.0"))
+
+	// Somebody committed v3.0.0 and died before any tag was written.
+	document, _, err := release.PlanPromote(w.book.head(), w.fam.Name, "nightly", release.Candidate{
+		Record: w.releases[second].Record, Digest: w.releases[second].Node.Digest, Version: "v3.0.0",
+	}, because(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.dies(t, document)
+	w.still(t, fault.Immutable, promote("prod", third, "v3.0.0"))
+}
+
+// dies signs a document and commits it, and does nothing more.
+func (w *world) dies(t *testing.T, document release.Document) {
+	t.Helper()
+	p := w.pipeline(t, "ops")
+	content, err := document.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Ledger = deadly{ledgerPort{w, "ops"}}
+	head := w.book.head()
+	_, _, err = p.Apply(t.Context(), pipeline.Change{Family: w.fam.Name, Expects: head.ID, Generation: head.Document.Generation, Document: content})
+	if !errors.Is(err, errDied) {
+		t.Fatalf("it ended with %v", err)
+	}
+}
+
+// deadly is a ledger whose user dies as soon as the commit is made.
+type deadly struct{ ledgerPort }
+
+var errDied = errors.New("killed")
+
+func (d deadly) Append(ctx context.Context, after release.Head, content []byte, message string) (release.Head, error) {
+	if _, err := d.ledgerPort.Append(ctx, after, content, message); err != nil {
+		return release.Head{}, err
+	}
+	return release.Head{}, errDied
+}
+
+func TestARetagGivesTheFamilyAFreeNameAndNoOther(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	for name, to := range map[string]string{
+		"a channel": "prod", "a channel that serves nothing": "hotfix", "a version": "v1.2.3", "a commit": "sha-" + first,
+		"the document": release.ChannelsTag, "a generation": "gen-3", "no tag": "a/b", "evidence": "sha256-" + strings.Repeat("0", 64),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.still(t, fault.Invalid, func() error { _, err := p.PlanRetag(t.Context(), "prod", to); return err })
+		})
+	}
+	w.still(t, fault.Unverified, func() error { _, err := p.PlanRetag(t.Context(), "nobody", "demo"); return err })
+
+	plan := func() (pipeline.Change, error) { return p.PlanRetag(t.Context(), "prod", "demo") }
+	change := saved(t, w.plans(t, plan))
+	if done, err := p.Retag(t.Context(), change); err != nil || len(done) != len(w.releases[first].Record.Members()) {
+		t.Fatalf("Retag = %v, %v", done, err)
+	}
+	for member, n := range w.releases[first].Record.Members() {
+		if got := w.shown(member, "demo"); got != n.Digest {
+			t.Errorf("%s:demo shows %s, want %s", member, got, n.Digest)
+		}
+	}
+	if again := w.plans(t, plan); !again.Empty() {
+		t.Errorf("the same again plans %v", again)
+	}
+	w.promote(t, p, "prod", second)
+	change = w.plans(t, plan)
+	w.put(t, "base", "demo", w.releases[origin].Record.Members()["base"])
+	w.still(t, fault.Conflict, func() error { _, err := p.Retag(t.Context(), change); return err })
+}
+
+func TestARegistryWithHistoryIsAdoptedFromItsTags(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.pipeline(t, "ops")
+	w.still(t, fault.Unverified, func() error { _, err := p.PlanAdopt(t.Context(), because("")); return err })
+	for member, n := range w.releases[second].Record.Members() {
+		w.put(t, member, "prod", n)
+		w.put(t, member, "nightly", n)
+	}
+	w.put(t, "app", "nightly", w.releases[first].Record.Members()["app"]) // half of another release
+	var adoption pipeline.Adoption
+	head := w.apply(t, p, func() (c pipeline.Change, err error) {
+		adoption, err = p.PlanAdopt(t.Context(), because("we begin"))
+		return adoption.Change, err
+	})
+	if got := head.Document; got.Generation != 1 || len(got.Channels) != 1 || got.Channels["prod"].Record != w.releases[second].Node.Digest {
+		t.Errorf("generation 1 is %+v, want prod at the second release", got)
+	}
+	if len(adoption.Unproved) != 3 || adoption.Unproved["nightly"] == "" {
+		t.Errorf("not proved are %v, want dev, hotfix and nightly", adoption.Unproved)
+	}
+	w.still(t, fault.Conflict, func() error { _, err := p.PlanAdopt(t.Context(), because("")); return err })
+	w.promote(t, p, "prod", third)
+}
+
+func TestARefreshIssuesTheSameDocumentAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.pipeline(t, "ops")
+	w.still(t, fault.Conflict, func() error { _, err := p.PlanRefresh(t.Context()); return err })
+	w.promote(t, p, "prod", first)
+	before := w.book.head().Document
+	w.now = w.now.Add(80 * 24 * time.Hour)
+	head := w.apply(t, p, func() (pipeline.Change, error) { return p.PlanRefresh(t.Context()) })
+	if got := head.Document; !got.Expires.Equal(before.Expires.Add(80*24*time.Hour)) || got.Generation != before.Generation+1 || len(got.Changed()) != 0 {
+		t.Errorf("the document is %d, expires %s and changed %v", got.Generation, got.Expires, got.Changed())
+	}
+}
+
+// What is foreseen, and planned for tags that drifted, is what then happens.
+func TestWhatIsForeseenIsWhatHappens(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	foresee := func(commit string) (steps []string) {
+		w.still(t, 0, func() (err error) {
+			steps, err = p.Foresee(t.Context(), w.plan(commit), pipeline.Order{Channel: "prod"})
+			return err
+		})
+		return steps
+	}
+	if steps := foresee(first); len(steps) != 0 {
+		t.Errorf("of what is served it foresees %v", steps)
+	}
+	if steps := foresee(unbuilt); len(steps) != 4 {
+		t.Errorf("of what was never built it foresees %v", steps)
+	}
+	steps := foresee(second)
+	out := w.promote(t, p, "prod", second)
+	if want := len(out.Moves) + 2; len(steps) != want { // the document, the ledger, the tags
+		t.Errorf("it foresaw %d steps and took %d:\n%s", len(steps), want, strings.Join(steps, "\n"))
+	}
+	drifted := map[string]digest.Digest{}
+	for _, member := range []string{"base", "payload"} {
+		n := w.releases[origin].Record.Members()[member]
+		drifted[member] = n.Digest
+		w.put(t, member, "dev", n)
+	}
+	change := w.plans(t, func() (pipeline.Change, error) { return p.PlanReconcile(t.Context()) })
+	for _, m := range change.Tags {
+		if m.Tag.Tag != "dev" || m.From != drifted[m.Member] {
+			t.Errorf("it plans %s", m)
+		}
+	}
+	writes := w.writes.Load()
+	if _, moved, err := p.Apply(t.Context(), change); err != nil || len(moved) != 2 || w.writes.Load()-writes != 2 {
+		t.Errorf("reconciling moved %v with %d writes, %v; want exactly what drifted", moved, w.writes.Load()-writes, err)
+	}
+	if err := w.settled(t); err != nil {
+		t.Error(err)
+	}
+}

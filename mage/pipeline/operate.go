@@ -1,0 +1,331 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/release"
+)
+
+// Find returns the published release that somebody names: another channel, a version, a commit,
+// an immutable tag, a generation ("gen-41" or "41"), or a record's digest.
+func (p *Pipeline) Find(ctx context.Context, head release.Head, name string) (Published, string, error) {
+	if s, ok := head.Document.Channels[name]; ok {
+		pub, err := p.Load(ctx, s.Record)
+		return pub, s.Version, err
+	}
+	if d, err := digest.Parse(name); err == nil {
+		pub, err := p.Load(ctx, d)
+		return pub, "", err
+	}
+	tag, version := name, ""
+	switch {
+	case commitGrammar.MatchString(name):
+		tag = "sha-" + name
+	case release.CheckVersion(name) == nil:
+		version = name
+	case !strings.HasPrefix(name, "sha-"):
+		return Published{}, "", fault.New(fault.Invalid, "looking for", name, "it is no channel of %s, version, commit of 40 digits, sha- tag or digest", strings.Join(head.Document.Names(), ", "))
+	}
+	node, found, err := p.metadata().Resolve(ctx, tag)
+	if err == nil && !found {
+		err = fault.New(fault.Unverified, "looking for", name, "%s has no tag %s", p.Family.ArtifactOf(family.Metadata), tag).
+			WithHint("nothing was released under that name; mage ops:history shows what was")
+	}
+	if err != nil {
+		return Published{}, "", err
+	}
+	pub, err := p.Load(ctx, node.Digest)
+	return pub, version, err
+}
+
+var commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
+
+// Load reads a record by its digest.
+func (p *Pipeline) Load(ctx context.Context, record digest.Digest) (Published, error) {
+	node, err := p.node(ctx, p.Family.ArtifactOf(family.Metadata), record)
+	if err != nil {
+		return Published{}, err
+	}
+	r, err := ReadRecord(ctx, p.metadata(), node)
+	if err == nil && r.Family != p.Family.Name {
+		err = fault.New(fault.Forged, "reading record", record.String(), "it is of family %q", r.Family)
+	}
+	return Published{Record: r, Node: node}, err
+}
+
+// PlanRollback plans the way back: to the release that to names (one that the channel served), or
+// without one to the newest before the present that is still whole and verifies. What does not is
+// passed over, and said so.
+func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m release.Moved, bad bool) (Change, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	served, ok := head.Document.Channels[channel]
+	if !ok {
+		return Change{}, fault.New(fault.Conflict, "rolling back", channel, "it never served anything")
+	}
+	candidate, err := p.earlier(ctx, head, channel, to)
+	if err != nil {
+		return Change{}, err
+	}
+	m.At = p.Now()
+	next, err := release.PlanRollback(head, channel, candidate, m, bad)
+	if err != nil {
+		return Change{}, err
+	}
+	return p.change(ctx, head, next, fmt.Sprintf("roll %s back: %s → %s", channel, name(served), name(next.Channels[channel])))
+}
+
+// earlier looks through the channel's history for where to go back to.
+func (p *Pipeline) earlier(ctx context.Context, head release.Head, channel, to string) (release.Candidate, error) {
+	served := head.Document.Channels[channel]
+	if to != "" && named(served, to) {
+		return release.Candidate{}, fault.New(fault.Conflict, "rolling back", channel, "it serves %s already", name(served))
+	}
+	tried := map[digest.Digest]bool{served.Record: true}
+	for older, err := range release.Chain(p.Ledger.History(ctx)) {
+		if err != nil {
+			return release.Candidate{}, err
+		}
+		s, ok := older.Document.Channels[channel]
+		if !ok || tried[s.Record] || to != "" && !named(s, to) {
+			continue
+		}
+		tried[s.Record] = true
+		pub, err := p.stillGood(ctx, head, s)
+		if err == nil {
+			return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest, Version: s.Version}, nil
+		}
+		if to != "" || errors.Is(err, fault.Interrupted) || errors.Is(err, fault.Unavailable) {
+			return release.Candidate{}, err
+		}
+		p.Progress.Note("rollback", channel, "passing over "+name(s)+": "+err.Error())
+	}
+	if to != "" {
+		return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "it never served %s", to).WithHint("mage ops:history -channel=%s shows what it served", channel)
+	}
+	return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "no earlier release is whole and verifies").
+		WithHint("name one with -to=, or release a commit that repairs it")
+}
+
+// stillGood loads what a channel served and proves that it can be served again.
+func (p *Pipeline) stillGood(ctx context.Context, head release.Head, s release.State) (Published, error) {
+	if err := head.Document.Admits(s.Record); err != nil {
+		return Published{}, err
+	}
+	pub, err := p.Load(ctx, s.Record)
+	if err != nil {
+		return Published{}, err
+	}
+	_, _, err = p.whole(ctx, pub)
+	return pub, err
+}
+
+// named reports whether people mean a channel's state by a name.
+func named(s release.State, to string) bool {
+	generation, err := strconv.ParseUint(strings.TrimPrefix(to, "gen-"), 10, 64)
+	return to == s.Version || to == s.Commit || to == s.Tag || to == s.Record.String() || err == nil && generation == s.Generation
+}
+
+// PlanHold plans to freeze a channel, or to let it move again.
+func (p *Pipeline) PlanHold(ctx context.Context, channel string, m release.Moved, hold bool) (Change, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	plan, what := release.PlanUnhold, "let "+channel+" move again"
+	if hold {
+		plan, what = release.PlanHold, "hold "+channel+": "+m.Reason
+	}
+	m.At = p.Now()
+	next, _, err := plan(head, channel, m)
+	if err != nil {
+		return Change{}, err
+	}
+	return p.change(ctx, head, next, what)
+}
+
+// PlanRefresh plans to issue the channels document anew before it expires.
+func (p *Pipeline) PlanRefresh(ctx context.Context) (Change, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	next, err := release.PlanRefresh(head, p.Now())
+	if err != nil {
+		return Change{}, err
+	}
+	return p.change(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format("2006-01-02")))
+}
+
+// PlanReconcile plans the tags that do not show what the ledger says.
+func (p *Pipeline) PlanReconcile(ctx context.Context) (Change, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	return p.change(ctx, head, head.Document, "make tags follow the ledger")
+}
+
+// Adoption is a plan to begin a ledger, and what could not be proved about what it takes over.
+type Adoption struct {
+	Change
+	Unproved map[string]string `json:"unproved"` // channel → why
+}
+
+// PlanAdopt plans generation 1 for a registry that served channels before it had a ledger: every
+// channel whose tag shows the images of one published record.
+func (p *Pipeline) PlanAdopt(ctx context.Context, m release.Moved) (Adoption, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Adoption{}, err
+	}
+	found, unproved := map[string]release.Candidate{}, map[string]string{}
+	for channel := range p.Family.Channels {
+		candidate, err := p.adoptable(ctx, channel)
+		switch {
+		case errors.Is(err, fault.Interrupted), errors.Is(err, fault.Unavailable), errors.Is(err, fault.Environment):
+			return Adoption{}, err
+		case err != nil:
+			unproved[channel] = err.Error()
+		default:
+			found[channel] = candidate
+		}
+	}
+	m.At = p.Now()
+	next, err := release.PlanAdopt(head, p.Family.Name, found, m)
+	if err != nil {
+		return Adoption{Unproved: unproved}, err
+	}
+	c, err := p.change(ctx, head, next, fmt.Sprintf("begin the ledger with %s", strings.Join(next.Names(), ", ")))
+	return Adoption{Change: c, Unproved: unproved}, err
+}
+
+// adoptable finds the record that a channel's tags show: some sha- tag of the metadata repository
+// whose record names exactly what every member's tag shows.
+func (p *Pipeline) adoptable(ctx context.Context, channel string) (release.Candidate, error) {
+	shown, err := p.shown(ctx, channel)
+	if err != nil {
+		return release.Candidate{}, err
+	}
+	tags, err := p.metadata().Tags(ctx)
+	if err != nil {
+		return release.Candidate{}, err
+	}
+	for _, tag := range tags {
+		if !strings.HasPrefix(tag, "sha-") {
+			continue
+		}
+		node, _, err := p.metadata().Resolve(ctx, tag)
+		if err != nil {
+			return release.Candidate{}, err
+		}
+		pub, err := p.Load(ctx, node.Digest)
+		if err != nil || !serves(pub.Record, shown) {
+			continue
+		}
+		_, _, err = p.whole(ctx, pub)
+		return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest}, err
+	}
+	return release.Candidate{}, fault.New(fault.Unverified, "adopting", channel, "no record names what its tags show")
+}
+
+// shown reads what a tag shows on every member but the metadata artifact.
+func (p *Pipeline) shown(ctx context.Context, tag string) (map[string]digest.Digest, error) {
+	shown := map[string]digest.Digest{}
+	for _, member := range p.Family.Members() {
+		if member == p.Family.ArtifactOf(family.Metadata) {
+			continue
+		}
+		node, found, err := p.Registry.Repository(member).Resolve(ctx, tag)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return nil, fault.New(fault.Unverified, "reading", member+":"+tag, "there is no such tag")
+		}
+		shown[member] = node.Digest
+	}
+	return shown, nil
+}
+
+func serves(r release.Record, shown map[string]digest.Digest) bool {
+	members := r.Members()
+	for member, d := range shown {
+		if members[member].Digest != d {
+			return false
+		}
+	}
+	return len(members) == len(shown)
+}
+
+// PlanRetag plans to give the whole family another movable name. Channels and immutable names have
+// their own commands.
+func (p *Pipeline) PlanRetag(ctx context.Context, from, to string) (Change, error) {
+	if err := p.freeName(to); err != nil {
+		return Change{}, err
+	}
+	if _, err := ref.ParseTag(from); err != nil {
+		return Change{}, err
+	}
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	shown, err := p.shown(ctx, from)
+	if err != nil {
+		return Change{}, err
+	}
+	c := Change{Family: p.Family.Name, Summary: "retag " + from + " as " + to, Expects: head.ID, Generation: head.Document.Generation}
+	for _, member := range p.Family.Members() {
+		if d, ok := shown[member]; ok {
+			m, err := p.planTag(ctx, wanted{member: member, tag: to, to: d, phase: imagePhase}, nil)
+			if err != nil {
+				return Change{}, err
+			}
+			if m != nil {
+				c.Tags = append(c.Tags, *m)
+			}
+		}
+	}
+	return c, nil
+}
+
+// freeName refuses tags that mean something else.
+func (p *Pipeline) freeName(tag string) error {
+	if _, err := ref.ParseTag(tag); err != nil {
+		return err
+	}
+	refuse := func(why, hint string) error {
+		return fault.New(fault.Invalid, "retagging", tag, "%s", why).WithHint("%s", hint)
+	}
+	switch _, channel := p.Family.Channels[tag]; {
+	case channel:
+		return refuse("it is a channel", "mage ops:promote -channel="+tag+" moves it")
+	case release.CheckVersion(tag) == nil, strings.HasPrefix(tag, "sha-"):
+		return refuse("it is an immutable name", "mage release:prod -version="+tag+" gives it once")
+	case tag == release.ChannelsTag, strings.HasPrefix(tag, "gen-"):
+		return refuse("it belongs to the channels document", "choose another name")
+	}
+	return nil
+}
+
+// Retag makes the moves of PlanRetag.
+func (p *Pipeline) Retag(ctx context.Context, c Change) ([]TagMove, error) {
+	if err := p.checkTags(ctx, c.Tags); err != nil {
+		return nil, err
+	}
+	done, err := p.moveTags(ctx, c.Tags)
+	return done, partly(err, len(done) > 0)
+}

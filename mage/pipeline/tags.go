@@ -1,0 +1,200 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/release"
+)
+
+// The phases in which tags move. Within one they move at once; the next begins when all of the
+// one before read back. Consumers who enter by `channels` see everything else in place.
+const (
+	versionPhase  = iota // immutable version tags of every member
+	imagePhase           // channel tags of images
+	artifactPhase        // of payload and installer, and every other tag of the metadata artifact
+	channelsPhase        // the metadata artifact's `channels`
+)
+
+// maxMoving bounds the tags that move, or are read, at a time.
+const maxMoving = 16
+
+// TagMove is a move of one member's tag.
+type TagMove struct {
+	release.Move
+	Member    string `json:"member"`
+	Phase     int    `json:"phase"`
+	Immutable bool   `json:"immutable,omitempty"` // the tag must not exist with another digest
+}
+
+func (m TagMove) String() string {
+	from := "absent"
+	if m.From != "" {
+		from = m.From.String()
+	}
+	return fmt.Sprintf("tag %s:%s  %s → %s", m.Member, m.Tag.Tag, from, m.To.Digest)
+}
+
+// wanted is what a tag should show.
+type wanted struct {
+	member, tag string
+	to          digest.Digest
+	phase       int
+	immutable   bool
+}
+
+// wantedTags derives every tag from a document whose manifest is node; without it the metadata
+// artifact's tags are left where they are.
+func (p *Pipeline) wantedTags(d release.Document, node *graph.Node) []wanted {
+	var all []wanted
+	metadata := p.Family.ArtifactOf(family.Metadata)
+	for _, channel := range d.Names() {
+		s := d.Channels[channel]
+		for _, member := range p.Family.Members() {
+			to, ok := s.Members[member]
+			if !ok {
+				continue
+			}
+			phase := artifactPhase
+			if _, image := p.Family.Images[member]; image {
+				phase = imagePhase
+			}
+			all = append(all, wanted{member: member, tag: channel, to: to, phase: phase})
+			if s.Version != "" {
+				all = append(all, wanted{member: member, tag: s.Version, to: to, phase: versionPhase, immutable: true})
+			}
+		}
+		if s.Version != "" {
+			all = append(all, wanted{member: metadata, tag: s.Version, to: s.Record, phase: versionPhase, immutable: true})
+		}
+		if node != nil {
+			all = append(all, wanted{member: metadata, tag: channel, to: node.Digest, phase: artifactPhase})
+		}
+	}
+	if node != nil {
+		all = append(all,
+			wanted{member: metadata, tag: release.GenerationTag(d.Generation), to: node.Digest, phase: artifactPhase, immutable: true},
+			wanted{member: metadata, tag: release.ChannelsTag, to: node.Digest, phase: channelsPhase})
+	}
+	slices.SortStableFunc(all, func(a, b wanted) int { return a.phase - b.phase })
+	return all
+}
+
+// planTags compares every tag that a document implies with what the registry shows, and returns
+// the moves that are missing, by phase.
+func (p *Pipeline) planTags(ctx context.Context, d release.Document, node *graph.Node) ([]TagMove, error) {
+	want := p.wantedTags(d, node)
+	plans := make([]*TagMove, len(want))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxMoving)
+	for i, w := range want {
+		group.Go(func() (err error) {
+			plans[i], err = p.planTag(ctx, w, node)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	moves := []TagMove{}
+	for _, m := range plans {
+		if m != nil {
+			moves = append(moves, *m)
+		}
+	}
+	return moves, nil
+}
+
+func (p *Pipeline) planTag(ctx context.Context, w wanted, document *graph.Node) (*TagMove, error) {
+	repo := p.Registry.Repository(w.member)
+	now, found, err := repo.Resolve(ctx, w.tag)
+	if err != nil || found && now.Digest == w.to {
+		return nil, err
+	}
+	if found && w.immutable {
+		return nil, fault.New(fault.Immutable, "tagging", w.member+":"+w.tag, "it shows %s, the ledger says %s", now.Digest, w.to).
+			WithHint("somebody overwrote an immutable tag: find out who, then release under another version")
+	}
+	to := graph.Node{}
+	if document != nil && w.to == document.Digest {
+		to = *document
+	} else if to, err = p.node(ctx, w.member, w.to); err != nil {
+		return nil, err
+	}
+	m := TagMove{Move: release.Move{Tag: ref.Tagged{Repo: repo.Name(), Tag: w.tag}, To: to}, Member: w.member, Phase: w.phase, Immutable: w.immutable}
+	if found {
+		m.From = now.Digest
+	}
+	return &m, nil
+}
+
+// moveTags makes moves, phase by phase, and returns those it made.
+func (p *Pipeline) moveTags(ctx context.Context, moves []TagMove) (done []TagMove, err error) {
+	for len(moves) > 0 {
+		n := slices.IndexFunc(moves, func(m TagMove) bool { return m.Phase != moves[0].Phase })
+		if n < 0 {
+			n = len(moves)
+		}
+		made, err := p.movePhase(ctx, moves[:n])
+		done = append(done, made...)
+		if err != nil {
+			return done, err
+		}
+		moves = moves[n:]
+	}
+	return done, nil
+}
+
+// movePhase makes the moves of one phase at once. An error does not stop the others: what was
+// begun is brought to its end.
+func (p *Pipeline) movePhase(ctx context.Context, moves []TagMove) ([]TagMove, error) {
+	wrote := make([]bool, len(moves))
+	var group errgroup.Group
+	group.SetLimit(maxMoving)
+	for i, m := range moves {
+		group.Go(func() (err error) {
+			repo := p.Registry.Repository(m.Member)
+			if m.Immutable {
+				wrote[i], err = repo.TagImmutable(ctx, m.Tag.Tag, m.To)
+			} else {
+				wrote[i], err = repo.MoveTag(ctx, m.Move)
+			}
+			if err == nil {
+				p.Progress.Done("promote", m.Member+":"+m.Tag.Tag, "→ "+m.To.Digest.String())
+			}
+			return err
+		})
+	}
+	err := group.Wait()
+	var done []TagMove
+	for i, m := range moves {
+		if wrote[i] {
+			done = append(done, m)
+		}
+	}
+	return done, err
+}
+
+// checkTags refuses with fault.Conflict when a tag is not where a plan saw it.
+func (p *Pipeline) checkTags(ctx context.Context, moves []TagMove) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxMoving)
+	for _, m := range moves {
+		group.Go(func() error {
+			now, _, err := p.Registry.Repository(m.Member).Resolve(ctx, m.Tag.Tag)
+			if err == nil && now.Digest != m.From && now.Digest != m.To.Digest {
+				err = fault.New(fault.Conflict, "applying", m.String(), "the tag is at %q now", now.Digest).WithHint("plan again")
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}

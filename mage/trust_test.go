@@ -1,0 +1,80 @@
+package mage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/sigstore"
+)
+
+func containaiFamily(t *testing.T) *family.Family {
+	t.Helper()
+	content, err := os.ReadFile("../containai.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := family.Parse("containai.yaml", content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestWhoseSignaturesCountDependsOnWhereReleasesGo(t *testing.T) {
+	f := containaiFamily(t)
+	for name, c := range map[string]struct {
+		authorities authorities
+		loopback    bool
+		want        family.Instance
+		issuer      string
+	}{
+		"a registry on this machine":                     {authorities{}, true, family.Local, sigstore.LocalIssuer},
+		"a public registry":                              {authorities{}, false, family.Public, sigstore.GitHubIssuer},
+		"a rehearsal on this machine, with a named root": {authorities{root: "root.json"}, true, family.Public, sigstore.GitHubIssuer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := c.authorities.policy(f, "dev", c.loopback)
+			if p.Instance != c.want || p.Signer.Issuer != c.issuer {
+				t.Errorf("policy = %+v, want instance %s of issuer %s", p, c.want, c.issuer)
+			}
+		})
+	}
+	f.Trust = family.Policy{Instance: family.Key, Signer: family.Signer{Key: "pem"}}
+	if p := (authorities{}).policy(f, "", true); p.Instance != family.Key || p.Signer.Key != "pem" {
+		t.Errorf("a family of keys trusts %+v", p)
+	}
+}
+
+func TestD13ATrustedRootThatIsNotThereStopsVerification(t *testing.T) {
+	f := containaiFamily(t)
+	missing := filepath.Join(t.TempDir(), "trusted_root.json")
+	for name, c := range map[string]struct {
+		authorities authorities
+		loopback    bool
+	}{
+		"this machine never signed anything": {authorities{}, true},
+		"the named file is not there":        {authorities{root: missing}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := c.authorities.trust(c.authorities.policy(f, "dev", c.loopback), missing)
+			if !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" {
+				t.Errorf("trust = %v with hint %q, want Environment and a hint", err, fault.HintOf(err))
+			}
+		})
+	}
+	if _, err := (authorities{}).trust(f.Policy("dev"), missing); err != nil {
+		t.Errorf("the public instance's root is built in: %v", err)
+	}
+}
+
+func TestOnLoopback(t *testing.T) {
+	for registry, want := range map[string]bool{"": true, "127.0.0.1:5555/tiny": true, "localhost:5000/a": true, "ghcr.io/containai": false, "ghcr.io": false} {
+		if got := onLoopback(registry); got != want {
+			t.Errorf("onLoopback(%q) = %v, want %v", registry, got, want)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package verify_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"strings"
+	"testing"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/sigstore"
+	"github.com/containai/containai/mage/verify"
+)
+
+// keyScene is a subject that was signed by a key pair alone.
+type keyScene struct {
+	*scene
+	identity evidence.Identity
+	key      *ecdsa.PrivateKey
+}
+
+func newKeyScene() *keyScene {
+	s := &keyScene{scene: newScene(), key: newKey()}
+	s.identity = evidence.Identity{
+		BuilderID: sigstore.LocalBuilder, BuildType: evidence.LocalBuildType, Repository: widgetRepository, Ref: "refs/heads/main",
+		Commit: widgetCommit, WorkflowPath: "containai.yaml", InvocationID: "run 1",
+	}
+	s.policy = family.Policy{Instance: family.Key, Signer: family.Signer{Key: publicPEM(s.key), Repository: widgetRepository, Ref: "refs/heads/main", Builder: sigstore.LocalBuilder}}
+	return s
+}
+
+func publicPEM(key *ecdsa.PrivateKey) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(key.Public()))}))
+}
+
+func privatePEM(key *ecdsa.PrivateKey) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(key))})
+}
+
+func (s *keyScene) verify(t *testing.T) (verify.Result, error) {
+	t.Helper()
+	signer := must(sigstore.NewKeySigner(privatePEM(s.key), nil, s.identity))
+	s.provenance = evidence.NewSLSA(s.identity, s.subject.Dependencies)
+	e := verify.Evidence{Documents: [][]byte{[]byte(s.sbom)}}
+	for predicate, content := range map[string]any{evidence.Signature: struct{}{}, evidence.Provenance: s.provenance, evidence.SBOM: rawJSON(s.sbom), evidence.Scan: s.report} {
+		b, err := signer.Sign(t.Context(), must(evidence.NewStatement("widget", s.about, predicate, content)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Bundles = append(e.Bundles, b.JSON)
+	}
+	return verify.Verify(t.Context(), s.subject, e, must(verify.ParseTrust(family.Key, nil)), s.policy, s.now)
+}
+
+// rawJSON marshals as itself.
+type rawJSON string
+
+func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
+
+func TestForgedKeys(t *testing.T) {
+	if _, err := newKeyScene().verify(t); err != nil {
+		t.Fatalf("the honest one: %v", err)
+	}
+	said := func(change func(*evidence.Identity)) func(*keyScene) {
+		return func(s *keyScene) { change(&s.identity) }
+	}
+	for _, f := range []struct {
+		name   string
+		kind   fault.Kind
+		reason verify.Reason
+		change func(*keyScene)
+	}{
+		{"D2 another key", fault.Forged, sigstore.Untrusted, func(s *keyScene) { s.key = newKey() }},
+		{"D2 a key whose owner built another repository", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.Repository += "A" })},
+		{"D2 a key whose owner built another branch", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.Ref += "-evil" })},
+		{"D2 a key whose owner built elsewhere", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.BuilderID = "https://evil.example" })},
+		{"D2 a key whose owner built another commit", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.subject.Commit = strings.Repeat("f", 40) }},
+		{"D2 a build type that nobody knows", fault.Forged, sigstore.WrongProvenance, said(func(id *evidence.Identity) { id.BuildType = "https://evil.example" })},
+		{"D13 a policy of keys without key", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "" }},
+		{"D13 a policy whose key is none", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "x" }},
+		{"D13 a private key in the policy", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = string(privatePEM(s.key)) }},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			s := newKeyScene()
+			f.change(s)
+			_, err := s.verify(t)
+			refused(t, err, f.kind, f.reason)
+		})
+	}
+	t.Run("D2 a certificate where a key is demanded", func(t *testing.T) {
+		s := newScene()
+		s.policy = newKeyScene().policy
+		_, err := s.verify(t)
+		refused(t, err, fault.Forged, sigstore.Malformed)
+	})
+	t.Run("D2 a key where a certificate is demanded", func(t *testing.T) {
+		s := newKeyScene()
+		b := must(must(sigstore.NewKeySigner(privatePEM(s.key), nil, s.identity)).Sign(t.Context(), must(evidence.NewStatement("widget", s.about, evidence.Signature, struct{}{}))))
+		trust := must(verify.ParseTrust(family.Public, ours().trustedRoot))
+		_, err := verify.Verify(t.Context(), s.subject, verify.Evidence{Bundles: [][]byte{b.JSON}}, trust, widgetPolicy(), now)
+		refused(t, err, fault.Forged, sigstore.Malformed)
+	})
+}
