@@ -10,6 +10,9 @@ package registry
 import (
 	"cmp"
 	"context"
+	"net"
+	"net/http"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +31,7 @@ type Options struct {
 	UserAgent  string              // empty means "containai"
 	Pause      time.Duration       // unit of every wait; zero means 1 s before a repetition and 250 ms before a read-back, growing
 	Budget     time.Duration       // longest time an operation goes without a good answer; zero means 600 pauses: 10 min
-	Cache      string              // directory of immutable content, which processes may share; empty means memory only
+	Cache      string              // directory of immutable content and of locks, for processes to share; empty means memory only
 }
 
 // Client speaks to the repositories of one owner on one registry. It is safe for concurrent use.
@@ -36,9 +39,11 @@ type Client struct {
 	base  ref.Repo
 	auth  *auth.Client
 	meter *meter
+	waits waits
 	pause time.Duration
 	cache *cache
 
+	locks     string      // directory of the locks that processes share; empty means none
 	transfers keyed       // one upload of a digest at a time, so that the second can mount the first
 	noAPI     atomic.Bool // the registry answered that it has no referrers API
 
@@ -54,20 +59,27 @@ func New(base string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.UserAgent == "" {
-		o.UserAgent = "containai"
-	}
 	if o.Credential == nil {
 		o.Credential = dockerLogin()
 	}
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	return newClient(owner, o, newTransport(dialer.DialContext, time.Now)), nil
+}
+
+// newClient returns a client over a wire.
+func newClient(owner ref.Repo, o Options, wire http.RoundTripper) *Client {
 	count := &meter{calls: map[string]int{}}
 	w := newWaits(cmp.Or(max(o.Pause, 0), time.Second), o.Budget)
-	login := &auth.Client{Client: newHTTP(newTransport(), count, w, time.Now), Credential: o.Credential, Cache: auth.NewCache()}
-	login.SetUserAgent(o.UserAgent)
+	login := &auth.Client{Client: newHTTP(wire, count, w, time.Now), Credential: o.Credential, Cache: auth.NewCache()}
+	locks := ""
+	if o.Cache != "" {
+		locks = filepath.Join(o.Cache, "subjects")
+	}
+	login.SetUserAgent(cmp.Or(o.UserAgent, "containai"))
 	return &Client{
-		base: owner, auth: login, meter: count, pause: cmp.Or(max(o.Pause, 0), 250*time.Millisecond), cache: newCache(o.Cache, time.Now),
-		repos: map[string]*Repository{}, homes: map[digest.Digest]string{},
-	}, nil
+		base: owner, auth: login, meter: count, waits: w, pause: cmp.Or(max(o.Pause, 0), 250*time.Millisecond), cache: newCache(o.Cache, time.Now),
+		locks: locks, repos: map[string]*Repository{}, homes: map[digest.Digest]string{},
+	}
 }
 
 // dockerLogin finds credentials where docker login keeps them. A registry that asks for none never

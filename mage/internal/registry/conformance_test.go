@@ -174,7 +174,7 @@ func TestATagMovesOnlyFromWhereThePlanSawIt(t *testing.T) {
 	})
 }
 
-func TestNamesOutsideTheGrammarAreRefusedBeforeAnyRequest(t *testing.T) {
+func TestE4TagsOutsideTheGrammarAreRefusedBeforeAnyRequest(t *testing.T) {
 	onEvery(t, func(t *testing.T, open func() (store, func() registry.Counts)) {
 		s, counts := open()
 		n := graph.NewNode(ocispec.MediaTypeImageManifest, []byte("{}"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -187,30 +188,43 @@ func copyBlob(ctx context.Context, src, dst graph.Store, n graph.Node) error {
 		return r.transfer(ctx, src, n)
 	}
 	there, err := dst.Exists(ctx, n)
-	for try := 1; err == nil && !there; try++ {
-		err = send(ctx, src, n, func(body io.Reader) error { return dst.Push(ctx, n, body) })
-		if err == nil || try == transferTries || !errors.Is(err, fault.Unavailable) {
-			break
-		}
-		err = nil // the download broke; what arrived was thrown away
+	if err != nil || there {
+		return err
 	}
-	return err
+	bring := func() error {
+		return send(ctx, src, n, func(body io.Reader) error { return dst.Push(ctx, n, body) })
+	}
+	if from, ok := src.(*Repository); ok {
+		return anew(ctx, from.client.waits, bring)
+	}
+	return bring()
 }
 
-// transferTries is how often the transfer of one blob is begun.
-const transferTries = 3
+// transferTries is how often the transfer of one blob is begun: with the default pause, one that
+// breaks each time is given up after five waits of at most a minute together.
+const transferTries = 6
+
+// anew begins the transfer of a blob again when it breaks; what arrived was thrown away.
+func anew(ctx context.Context, w waits, transfer func() error) error {
+	for try := 0; ; try++ {
+		err := transfer()
+		if !errors.Is(err, fault.Unavailable) || try+1 == transferTries {
+			return err
+		}
+		wait, _ := w.decide(answer{outcome: failing}, try, 0, rand.Float64())
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
 
 // transfer brings one blob into the repository: nothing if it is there, a mount if a sibling has
 // it, an upload otherwise. A broken upload is begun anew, in a session of its own.
 func (r *Repository) transfer(ctx context.Context, src graph.Store, n graph.Node) error {
 	defer r.client.transfers.lock(n.Digest)()
 	there, err := r.Exists(ctx, n)
-	for try := 1; err == nil && !there; try++ {
-		err = r.upload(ctx, src, n)
-		if err == nil || try == transferTries || !errors.Is(err, fault.Unavailable) {
-			break
-		}
-		err = sleep(ctx, r.client.pause<<try)
+	if err == nil && !there {
+		err = anew(ctx, r.client.waits, func() error { return r.upload(ctx, src, n) })
 	}
 	if err == nil {
 		r.client.setHome(n.Digest, r.name.Path)

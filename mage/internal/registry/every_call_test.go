@@ -24,7 +24,8 @@ func TestB3WhereverACallFailsTheFamilyArrivesWhole(t *testing.T) {
 	faults := []rehearsal.Fault{rehearsal.LoseAnswer()}
 	if os.Getenv("CONTAINAI_DEEP") != "" {
 		faults = append(faults, rehearsal.Answer(http.StatusServiceUnavailable), rehearsal.Answer(http.StatusInternalServerError),
-			rehearsal.Answer(http.StatusBadGateway), rehearsal.HangUp(), rehearsal.RateLimited(), rehearsal.SecondaryLimited(), rehearsal.Outdated())
+			rehearsal.Answer(http.StatusBadGateway), rehearsal.HangUp(), rehearsal.CutUpload(100), rehearsal.CutAnswer(10),
+			rehearsal.RateLimited(), rehearsal.SecondaryLimited(), rehearsal.Outdated())
 	}
 	rehearsal.EveryCall(t, faults, func(t *testing.T, inject func(http.Handler) http.Handler) []byte {
 		model := rehearsal.New(rehearsal.Options{Lag: 1})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -74,7 +75,7 @@ func TestB13ARedirectNeverCarriesCredentialsToAnotherHost(t *testing.T) {
 
 // ask reads a blob, logged in, through the layers that every request goes through.
 func ask(ctx context.Context, trusted *httptest.Server, host string) error {
-	transport := newTransport()
+	transport := newTransport(new(net.Dialer).DialContext, time.Now)
 	transport.TLSClientConfig = trusted.Client().Transport.(*http.Transport).TLSClientConfig
 	defer transport.CloseIdleConnections()
 	count := &meter{calls: map[string]int{}}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func (r *repeater) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, abandon(req, err)
 		}
 		began := r.now()
-		resp, err := r.base.RoundTrip(req)
+		resp, err := r.send(req)
 		now := r.now()
 		a := judge(req, resp, err, now)
 		if a.outcome == final {
@@ -73,6 +74,62 @@ func (r *repeater) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		r.count.repeat()
 	}
+}
+
+// send sends a request once and returns an answer that is whole: one that breaks off in the middle
+// of a manifest or a list is none.
+func (r *repeater) send(req *http.Request) (*http.Response, error) {
+	resp, err := r.base.RoundTrip(req)
+	if err == nil && isUnexplained(req, resp) {
+		drop(resp)
+		resp, err = r.askWhy(req)
+	}
+	if err == nil && isShort(req, resp) {
+		err = receive(resp)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// isUnexplained reports whether a HEAD was forbidden without a reason: it has no body, and GitHub
+// says there alone whether this is a denial or a rate limit.
+func isUnexplained(req *http.Request, resp *http.Response) bool {
+	return req.Method == http.MethodHead && resp.StatusCode == http.StatusForbidden && !saysLimit(resp.Header, "")
+}
+
+// askWhy sends a forbidden HEAD again as a GET, whose refusal has a body.
+func (r *repeater) askWhy(req *http.Request) (*http.Response, error) {
+	get := req.Clone(req.Context())
+	get.Method = http.MethodGet
+	get.Header.Set("Range", "bytes=0-0") // it may be granted, and a layer is large
+	resp, err := r.base.RoundTrip(get)
+	if err == nil && resp.StatusCode < http.StatusBadRequest {
+		drop(resp)
+		err = errors.New("it was forbidden, and a moment later it was not")
+	}
+	return resp, err
+}
+
+// isShort reports whether an answer is a document, which is read whole anyway, and no layer.
+func isShort(req *http.Request, resp *http.Response) bool {
+	if req.Method != http.MethodGet || resp.StatusCode != http.StatusOK {
+		return false
+	}
+	where := endpoint(req.URL)
+	return resp.ContentLength >= 0 && resp.ContentLength <= maxCached || where == "manifests" || where == "tags" || where == "referrers"
+}
+
+// receive reads a body into memory, or at least its first maxCached bytes.
+func receive(resp *http.Response) error {
+	head, err := io.ReadAll(io.LimitReader(resp.Body, maxCached))
+	if err != nil {
+		_ = resp.Body.Close()
+		return fmt.Errorf("the answer breaks off: %w", err)
+	}
+	resp.Body = peeked{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
+	return nil
 }
 
 // abandon closes the body of a request that is not sent, as a RoundTripper must.

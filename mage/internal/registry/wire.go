@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,7 +18,7 @@ import (
 // The limits of one HTTP exchange.
 const (
 	dialTimeout   = 30 * time.Second
-	answerTimeout = 5 * time.Minute // from the last byte sent: a registry hashes a large layer before it answers
+	answerTimeout = 5 * time.Minute // without a byte in either direction: a registry hashes a large layer before it answers
 	maxRedirects  = 5
 	wireBuffer    = 64 << 10 // bytes
 )
@@ -29,11 +30,20 @@ func newHTTP(base http.RoundTripper, count *meter, w waits, now func() time.Time
 	return &http.Client{Transport: newRepeater(count, count, w, now), CheckRedirect: checkRedirect}
 }
 
+// dial opens a connection, as net.Dialer does.
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 // newTransport returns the connections to registries. Proxies and certificates are the system's.
-func newTransport() *http.Transport {
+func newTransport(open dial, now func() time.Time) *http.Transport {
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := open(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return awake{conn, now}, nil
+		},
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: answerTimeout,
 		MaxIdleConnsPerHost:   16,
@@ -44,6 +54,31 @@ func newTransport() *http.Transport {
 		ReadBufferSize:        wireBuffer,
 	}
 }
+
+// awake is a connection that ends when nothing has passed on it for answerTimeout. A peer that
+// falls asleep in the middle of a blob keeps its connection open, and net/http would wait for ever:
+// its own limit begins when the request is sent, and ends when the answer begins.
+type awake struct {
+	net.Conn
+	now func() time.Time
+}
+
+func (c awake) Read(p []byte) (int, error) {
+	if err := c.stir(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// Write also gives the reader more time: it waits for an answer while a layer is on its way.
+func (c awake) Write(p []byte) (int, error) {
+	if err := c.stir(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+func (c awake) stir() error { return c.SetDeadline(c.now().Add(answerTimeout)) }
 
 // checkRedirect bounds redirects and keeps what began encrypted encrypted. Plain HTTP as such is
 // checked by guard, on every hop; oras-go takes the Authorization header away when a redirect

@@ -22,6 +22,7 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/rehearsal"
 )
 
 func TestALyingRegistryIsNotBelieved(t *testing.T) {
@@ -383,14 +384,8 @@ func TestB3AnEndpointThatStaysIllIsNamed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inner := withoutAPI()
-			r := repo(t, client(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				if req.Method == test.method && strings.Contains(req.URL.Path, test.path) {
-					w.WriteHeader(http.StatusBadGateway)
-					return
-				}
-				inner.ServeHTTP(w, req)
-			}))), "app")
+			w := ghcr(t, rehearsal.Options{}, rehearsal.Rule{Method: test.method, Path: test.path, Fault: rehearsal.Answer(http.StatusBadGateway)})
+			r := repo(t, client(t, w.host), "app")
 			src := memory.New()
 			n := image(t, src, 1)
 			err := publish(t, r, src, n)
