@@ -38,8 +38,13 @@ type Referrer struct {
 // Attach hangs content on a subject as an OCI 1.1 referrer and makes sure it is listed. The same
 // content gives the same manifest: attaching it again writes nothing.
 func (r *Repository) Attach(ctx context.Context, subject graph.Node, artifactType string, layer Layer, annotations map[string]string) (n graph.Node, written bool, err error) {
-	defer r.subjects.lock(subject.Digest)()
-	return attach(patient(ctx), r, subject, artifactType, layer, annotations)
+	ctx = patient(ctx)
+	release, err := r.alone(ctx, subject.Digest)
+	if err != nil {
+		return graph.Node{}, false, err
+	}
+	defer release()
+	return attach(ctx, r, subject, artifactType, layer, annotations)
 }
 
 // Referrers returns the manifests that name a subject, sorted by digest.
@@ -51,14 +56,21 @@ func (r *Repository) Referrers(ctx context.Context, subject graph.Node) ([]Refer
 // what a simultaneous writer's index left out: the fallback tag has no compare-and-swap.
 func (r *Repository) Settle(ctx context.Context) error {
 	for _, subject := range r.ledger.subjects() {
-		unlock := r.subjects.lock(subject.Digest)
-		_, err := enlist(ctx, r, subject)
-		unlock()
-		if err != nil {
+		if _, err := r.enlist(ctx, subject); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// enlist lists entries, and all that was ever seen on the subject, while nobody else does.
+func (r *Repository) enlist(ctx context.Context, subject graph.Node, entries ...graph.Node) (wrote bool, err error) {
+	release, err := r.alone(ctx, subject.Digest)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	return enlist(patient(ctx), r, subject, entries...)
 }
 
 func attach(ctx context.Context, b backend, subject graph.Node, artifactType string, layer Layer, annotations map[string]string) (graph.Node, bool, error) {

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -84,6 +87,37 @@ func TestA7TwoAttachersOnOneSubjectEndWithTheUnion(t *testing.T) {
 	}
 	if found, err := named("reader").Referrers(t.Context(), n); len(found) != 2 || err != nil {
 		t.Errorf("after settling: %d referrers, %v", len(found), err)
+	}
+}
+
+// Two processes that share a cache, as all on one machine do, need no second look: they take turns.
+// The first write is slow, so that the other process would be done and gone before it is.
+func TestA7TwoProcessesOnOneSubjectTakeTurns(t *testing.T) {
+	if host, who := os.Getenv("CONTAINAI_A7_HOST"), os.Getenv("CONTAINAI_A7_WHO"); host != "" {
+		c, err := registry.New(host+"/family", registry.Options{Pause: time.Millisecond, Cache: os.Getenv("CONTAINAI_A7_CACHE")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		attachOne(t, repo(t, c, "app"), image(t, memory.New(), 1), who)
+		return
+	}
+	host := ghcr(t, rehearsal.Options{},
+		rehearsal.Rule{Method: http.MethodPut, Path: "/manifests/sha256-", Call: 1, Fault: rehearsal.Fault{Delay: time.Second}}).host
+	_, n := copied(t, repo(t, client(t, host), "app"), 1)
+	cache := t.TempDir()
+	var both sync.WaitGroup
+	for _, who := range []string{"first", "second"} {
+		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		c.Env = append(os.Environ(), "CONTAINAI_A7_HOST="+host, "CONTAINAI_A7_WHO="+who, "CONTAINAI_A7_CACHE="+cache)
+		both.Go(func() {
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Errorf("the %s process: %v\n%s", who, err, out)
+			}
+		})
+	}
+	both.Wait()
+	if found, err := repo(t, client(t, host), "app").Referrers(t.Context(), n); len(found) != 2 || err != nil {
+		t.Errorf("%d referrers, want 2; %v", len(found), err)
 	}
 }
 
@@ -294,6 +328,24 @@ func TestB12PagesThatCannotBeTrustedAreNoList(t *testing.T) {
 				t.Errorf("Tags = %v, %v", tags, err)
 			}
 		})
+	}
+}
+
+func TestB12ATagListWithoutEndIsNoList(t *testing.T) {
+	var pages atomic.Int64
+	model := rehearsal.New(rehearsal.Options{})
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !strings.HasSuffix(req.URL.Path, "/tags/list") {
+			model.ServeHTTP(w, req)
+			return
+		}
+		page := pages.Add(1)
+		w.Header().Set("Link", fmt.Sprintf(`<?last=%d>; rel="next"`, page))
+		fmt.Fprintf(w, `{"name":"family/app","tags":["v%d"]}`, page)
+	}))
+	r := repo(t, client(t, host), "app")
+	if tags, err := r.Tags(t.Context()); err == nil || tags != nil || pages.Load() > 1_000 {
+		t.Errorf("Tags = %d of %d pages, %v", len(tags), pages.Load(), err)
 	}
 }
 

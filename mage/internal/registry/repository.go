@@ -201,8 +201,7 @@ func (r *Repository) Push(ctx context.Context, n graph.Node, content io.Reader) 
 	if err != nil || subject == nil {
 		return err
 	}
-	defer r.subjects.lock(subject.Digest)()
-	_, err = enlist(ctx, r, *subject, entry)
+	_, err = r.enlist(ctx, *subject, entry)
 	return err
 }
 
