@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -41,19 +42,56 @@ func TestALargeLayerMovesInLittleMemory(t *testing.T) {
 	}))
 	defer sink.Close()
 	r := repo(t, client(t, strings.TrimPrefix(sink.URL, "http://")), "app")
-	hash := sha256.New()
-	io.CopyN(hash, zeroes{}, size)
-	n := graph.Node{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.NewDigest(digest.SHA256, hash), Size: size}
+	n := zeroLayer(t, size)
+	inLittleMemory(t, func() error { return r.Push(t.Context(), n, io.LimitReader(zeroes{}, size)) })
+}
 
+// The whole way of a layer, with the registry in this process: from a layout to the embedded
+// registry and back to another layout.
+func TestALayerOf4GiBGoesThereAndBackInLittleMemory(t *testing.T) {
+	deep(t)
+	const size = 4 << 30
+	n := zeroLayer(t, size)
+	here, back := openLayout(t, t.TempDir()), openLayout(t, t.TempDir())
+	blob := filepath.Join(here.Dir(), "blobs", "sha256", n.Digest.Encoded())
+	if err := errors.Join(os.WriteFile(blob, nil, 0o600), os.Truncate(blob, size)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := graph.PackArtifact(t.Context(), here, "application/vnd.example", []graph.Node{n}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := repo(t, client(t, embedded(t)), "app")
+	inLittleMemory(t, func() error { return r.CopyFrom(t.Context(), here, root) })
+	inLittleMemory(t, func() error { return registry.Copy(t.Context(), r, back, root) })
+	if there, err := back.Exists(t.Context(), n); !there || err != nil {
+		t.Errorf("it came back: %v, %v", there, err)
+	}
+}
+
+// inLittleMemory fails if f allocates 64 MiB, all added up: then it has never held that much.
+func inLittleMemory(t *testing.T, f func() error) {
+	t.Helper()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if err := r.Push(t.Context(), n, io.LimitReader(zeroes{}, size)); err != nil {
+	if err := f(); err != nil {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
-	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+	used := after.TotalAlloc - before.TotalAlloc
+	if used >= 64<<20 {
 		t.Errorf("%d MiB were allocated", used>>20)
 	}
+	t.Logf("%.1f MiB were allocated, all added up", float64(used)/(1<<20))
+}
+
+func zeroLayer(t *testing.T, size int64) graph.Node {
+	t.Helper()
+	hash := sha256.New()
+	if _, err := io.CopyN(hash, zeroes{}, size); err != nil {
+		t.Fatal(err)
+	}
+	return graph.Node{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.NewDigest(digest.SHA256, hash), Size: size}
 }
 
 type zeroes struct{}

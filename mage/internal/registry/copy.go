@@ -74,13 +74,17 @@ func Verify(ctx context.Context, s graph.Store, root graph.Node) error {
 	})
 }
 
+// onlyOCI is what to do about media types that have no place in a release.
+const onlyOCI = "images and indexes are of OCI media types alone: build with them (BuildKit: oci-mediatypes=true)"
+
 // reached is what a root reaches, each digest once; manifests come after their children.
 type reached struct{ manifests, blobs []graph.Node }
 
 // reach walks from a root. Where known says that a manifest is there already, it goes no deeper.
 func reach(ctx context.Context, src graph.Store, root graph.Node, known func(context.Context, graph.Node) (bool, error)) (reached, error) {
 	if !isManifest(root) {
-		return reached{}, fault.New(fault.Refused, "reading", root.Digest.String(), "media type %q is neither a manifest nor an index", root.MediaType)
+		return reached{}, fault.New(fault.Refused, "reading", root.Digest.String(), "media type %q is neither a manifest nor an index", root.MediaType).
+			WithHint(onlyOCI)
 	}
 	var out reached
 	seen := map[digest.Digest]bool{}
@@ -122,8 +126,7 @@ func reach(ctx context.Context, src graph.Store, root graph.Node, known func(con
 // else: a child of an index is a manifest, what a manifest names is not.
 func childrenOf(ctx context.Context, src graph.Store, n graph.Node) ([]graph.Node, error) {
 	if n.MediaType == dockerList || n.MediaType == dockerManifest {
-		return nil, fault.New(fault.Refused, "reading", n.Digest.String(), "media type %s is not of OCI", n.MediaType).
-			WithHint("build with OCI media types (BuildKit: oci-mediatypes=true)")
+		return nil, fault.New(fault.Refused, "reading", n.Digest.String(), "media type %s is not of OCI", n.MediaType).WithHint(onlyOCI)
 	}
 	children, err := graph.Children(ctx, src, n)
 	if err != nil {
@@ -131,7 +134,7 @@ func childrenOf(ctx context.Context, src graph.Store, n graph.Node) ([]graph.Nod
 	}
 	for _, child := range children {
 		if isManifest(child) != graph.IsIndex(n) {
-			return nil, fault.New(fault.Refused, "reading", n.Digest.String(), "its child %s has media type %s", child.Digest, child.MediaType)
+			return nil, fault.New(fault.Refused, "reading", n.Digest.String(), "its child %s has media type %s", child.Digest, child.MediaType).WithHint(onlyOCI)
 		}
 	}
 	return children, nil

@@ -27,7 +27,10 @@ func (l *Layout) index() (ocispec.Index, error) {
 		return ocispec.Index{}, classify(err, fault.Environment, "reading layout", l.dir)
 	}
 	x, err := decodeIndex(content)
-	return x, fault.Wrap(err, fault.Forged, "reading layout", l.dir)
+	if err != nil {
+		err = &fault.Error{Op: "reading layout", Subject: l.dir, Kind: fault.Forged, Hint: damaged, Err: fmt.Errorf("%s: %w", ocispec.ImageIndexFile, err)}
+	}
+	return x, err
 }
 
 // decodeIndex reads an index.json and checks every digest in it.
@@ -65,7 +68,8 @@ func (l *Layout) checkVersion() error {
 	}
 	var layout ocispec.ImageLayout
 	if err := json.Unmarshal(content, &layout); err != nil || layout.Version != ocispec.ImageLayoutVersion {
-		return fault.New(fault.Refused, "opening layout", l.dir, "%s says version %q, want %s", ocispec.ImageLayoutFile, layout.Version, ocispec.ImageLayoutVersion)
+		return fault.New(fault.Refused, "opening layout", l.dir, "%s says version %q, want %s", ocispec.ImageLayoutFile, layout.Version, ocispec.ImageLayoutVersion).
+			WithHint(damaged)
 	}
 	return nil
 }

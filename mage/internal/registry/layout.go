@@ -49,6 +49,9 @@ func OpenLayout(dir string) (*Layout, error) {
 	return l, l.checkIndex()
 }
 
+// damaged is what to do about a layout that holds other than it should.
+const damaged = "the layout is damaged: remove it and build again"
+
 // Dir returns the layout's directory.
 func (l *Layout) Dir() string { return l.dir }
 
@@ -65,7 +68,7 @@ func (l *Layout) Fetch(_ context.Context, n graph.Node) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, classify(err, fault.Environment, "fetching", l.pin(n))
 	}
-	return verified(f, n), nil
+	return verified(f, n).of(l.pin(n), damaged), nil
 }
 
 // Exists reports whether a blob of the right size is there; a torn one is not.

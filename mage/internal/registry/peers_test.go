@@ -137,7 +137,7 @@ func sorted(all []discovered) []discovered {
 func deep(t *testing.T) {
 	t.Helper()
 	if os.Getenv("CONTAINAI_DEEP") == "" {
-		t.Skip("it builds programs of other makers: mage testDeep runs it")
+		t.Skip("it takes minutes, or programs of other makers: mage testDeep runs it")
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 // verified returns a reader that gives the content of n and fails, instead of ending, when it is
 // shorter, longer or other than n says.
-func verified(body io.Reader, n graph.Node) io.ReadCloser {
+func verified(body io.Reader, n graph.Node) *verifiedReader {
 	if v, ok := body.(*verifiedReader); ok && v.node.Digest == n.Digest && v.node.Size == n.Size {
 		return v // the source checks already: hashing twice proves nothing more
 	}
@@ -21,13 +21,21 @@ func verified(body io.Reader, n graph.Node) io.ReadCloser {
 	if !ok {
 		closer = io.NopCloser(body)
 	}
-	return &verifiedReader{node: n, body: closer, check: content.NewVerifyReader(body, n)}
+	return &verifiedReader{node: n, body: closer, check: content.NewVerifyReader(body, n), subject: n.Digest.String()}
 }
 
 type verifiedReader struct {
-	node  graph.Node
-	body  io.Closer
-	check *content.VerifyReader
+	node    graph.Node
+	body    io.Closer
+	check   *content.VerifyReader
+	subject string // what is read, as an error names it
+	hint    string // what to do when it is other than it should be
+}
+
+// of says where the content is from, and what to do when it is wrong.
+func (v *verifiedReader) of(subject, hint string) *verifiedReader {
+	v.subject, v.hint = subject, hint
+	return v
 }
 
 func (v *verifiedReader) Read(p []byte) (int, error) {
@@ -49,7 +57,7 @@ func (v *verifiedReader) Read(p []byte) (int, error) {
 func (v *verifiedReader) Close() error { return v.body.Close() }
 
 func (v *verifiedReader) forged(err error) error {
-	return &fault.Error{Op: "reading", Subject: v.node.Digest.String(), Kind: fault.Forged, Err: err}
+	return &fault.Error{Op: "reading", Subject: v.subject, Kind: fault.Forged, Hint: v.hint, Err: err}
 }
 
 // wire is a body on its way: when its connection ends, that is the network's fault and may be

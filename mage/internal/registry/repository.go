@@ -110,6 +110,9 @@ func (s streamer) Fetch(ctx context.Context, n graph.Node) (io.ReadCloser, error
 	return s.stream(ctx, n)
 }
 
+// altered is what to do about content that is not what its digest says.
+const altered = "the registry, or something between it and you, gives other bytes than were pushed: do not use them; fetch again from another network, or release again"
+
 // stream asks the registry for content.
 func (r *Repository) stream(ctx context.Context, n graph.Node) (io.ReadCloser, error) {
 	if !isManifest(n) {
@@ -117,7 +120,7 @@ func (r *Repository) stream(ctx context.Context, n graph.Node) (io.ReadCloser, e
 		if err != nil {
 			return nil, classify(err, fault.Forged, "fetching", r.pin(n))
 		}
-		return verified(wire{body, r.pin(n)}, n), nil
+		return verified(wire{body, r.pin(n)}, n).of(r.pin(n), altered), nil
 	}
 	var body io.ReadCloser
 	var missing error
@@ -132,7 +135,7 @@ func (r *Repository) stream(ctx context.Context, n graph.Node) (io.ReadCloser, e
 	if body == nil {
 		return nil, classify(cmp.Or(err, missing), fault.Forged, "fetching", r.pin(n))
 	}
-	return verified(wire{body, r.pin(n)}, n), nil
+	return verified(wire{body, r.pin(n)}, n).of(r.pin(n), altered), nil
 }
 
 // Exists asks the registry for a node. A manifest that this process has put is waited for: it is
