@@ -297,7 +297,7 @@ var (
 	idGrammar       = regexp.MustCompile(`^([0-9]{1,20})?$`)
 	workflowGrammar = regexp.MustCompile(`^([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+\.ya?ml$`)
 	refPattern      = regexp.MustCompile(`^refs/[A-Za-z0-9._/*-]*$`)
-	builderPattern  = regexp.MustCompile(`^https://[A-Za-z0-9.-]+/[A-Za-z0-9._/*@-]+$`)
+	builderPattern  = regexp.MustCompile(`^https://[A-Za-z0-9.-]+/[A-Za-z0-9._/-]+(@[A-Za-z0-9._/*-]+)?$`)
 )
 
 // validatePolicy checks a policy as a whole; path is where it stands.
@@ -312,8 +312,6 @@ func (r *reader) validatePolicy(p Policy, path ...string) {
 		r.complain(line, "instance key and the field key belong together")
 	case p.Instance == Key && p.MaxAge > 0:
 		r.complain(line, "a key's signatures carry no time: max-age cannot be checked")
-	case p.Instance == Public && p.Signer.Workflow == "" && p.Signer.Builder == "":
-		r.complain(line, `field "workflow" is missing`)
 	}
 	for _, m := range p.Movers {
 		if (m.Key != "") != (p.Instance == Key) {
@@ -334,13 +332,13 @@ func (r *reader) validateSigner(s Signer, line int, path ...string) {
 		r.validateKey(at("key"), s)
 		return
 	}
-	for _, field := range [][2]string{{"issuer", s.Issuer}, {"repository", s.Repository}, {"ref", string(s.Ref)}} {
+	for _, field := range [][2]string{{"issuer", s.Issuer}, {"repository", s.Repository}, {"ref", string(s.Ref)}, {"workflow", s.Workflow + string(s.Builder)}} {
 		if field[1] == "" {
 			r.complain(line, "field %q is missing", field[0])
 		}
 	}
 	for _, field := range [][2]string{{"issuer", s.Issuer}, {"repository", s.Repository}} {
-		if u, err := url.Parse(field[1]); field[1] != "" && (err != nil || u.Scheme != "https" || u.Host == "" || strings.HasSuffix(field[1], "/") || u.RawQuery != "") {
+		if field[1] != "" && !plainURL(field[1]) {
 			r.complain(at(field[0]), "%q is not a plain https URL", field[1])
 		}
 	}
@@ -358,6 +356,12 @@ func (r *reader) validateSigner(s Signer, line int, path ...string) {
 	if s.Builder != "" && !builderPattern.MatchString(string(s.Builder)) {
 		r.complain(at("builder"), "%q is not a builder such as https://github.com/owner/repository/.github/workflows/build.yml@refs/tags/v*", s.Builder)
 	}
+}
+
+// plainURL: https and nothing that could be read in two ways. A "*" would match nothing here.
+func plainURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && !strings.HasSuffix(s, "/") && !strings.ContainsAny(s, "*?#% ")
 }
 
 func (r *reader) validateKey(line int, s Signer) {

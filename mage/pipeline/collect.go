@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 
@@ -17,9 +18,10 @@ import (
 
 // Limits of reading evidence.
 const (
-	MaxBundle   = 48 << 20 // bytes of one bundle: an SBOM is inside, in base64
-	MaxAttached = 64       // bundles of one subject, and SBOMs; a release attaches four and one
-	maxSubjects = 8        // read at a time
+	MaxBundle   = 48 << 20  // bytes of one bundle: an SBOM is inside, in base64
+	MaxAttached = 64        // bundles of one subject, and SBOMs; a release attaches four and one
+	MaxEvidence = 128 << 20 // bytes of all that hangs on one subject
+	maxSubjects = 8         // read at a time
 )
 
 // Found is the verified evidence of a release: for each claim, the statement that proves it.
@@ -62,6 +64,13 @@ func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim
 			if err != nil {
 				return err
 			}
+			for _, err := range attached.Unread {
+				if refused != nil {
+					mu.Lock()
+					refused(c, err)
+					mu.Unlock()
+				}
+			}
 			for _, content := range attached.Bundles {
 				st, err := v.Verify(content, c.Subject.Digest, commit)
 				mu.Lock()
@@ -82,34 +91,51 @@ func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim
 type Attached struct {
 	Bundles   [][]byte // Sigstore bundles
 	Documents [][]byte // CycloneDX documents
+	Unread    []error  // why something that hangs there is none of them; it proves nothing
 }
 
-// Attachments reads the evidence of the wanted artifact types that hangs on a subject, within the
-// limits.
+// Attachments reads the evidence of the wanted artifact types that hangs on a subject. Beyond the
+// limits everything is refused, so that a flood can neither hide evidence nor keep a reader busy; one
+// attachment that is not what it should be is left out, as anybody may attach something.
 func Attachments(ctx context.Context, repo Repository, subject graph.Node, wanted ...string) (Attached, error) {
 	var a Attached
 	referrers, err := repo.Referrers(ctx, subject)
 	if err != nil {
 		return a, err
 	}
+	referrers = slices.DeleteFunc(slices.Clone(referrers), func(r Referrer) bool { return !slices.Contains(wanted, r.ArtifactType) })
+	if err := checkFlood(subject, referrers); err != nil {
+		return a, err
+	}
 	for _, r := range referrers {
-		if !slices.Contains(wanted, r.ArtifactType) {
-			continue
-		}
-		to := &a.Bundles
-		if r.ArtifactType == evidence.SBOMType {
-			to = &a.Documents
-		}
-		if len(*to) == MaxAttached {
-			return a, fault.New(fault.Refused, "reading evidence of", subject.Digest.String(), "more than %d of %s hang on it", MaxAttached, r.ArtifactType)
-		}
 		content, err := attachedContent(ctx, repo, r)
-		if err != nil {
+		switch {
+		case errors.Is(err, fault.Forged), errors.Is(err, fault.Refused):
+			a.Unread = append(a.Unread, err)
+		case err != nil:
 			return a, err
+		case r.ArtifactType == evidence.SBOMType:
+			a.Documents = append(a.Documents, content)
+		default:
+			a.Bundles = append(a.Bundles, content)
 		}
-		*to = append(*to, content)
 	}
 	return a, nil
+}
+
+// checkFlood refuses more attachments of one type, or more bytes in all, than a reader takes.
+func checkFlood(subject graph.Node, referrers []Referrer) error {
+	count, size := map[string]int{}, int64(0)
+	for _, r := range referrers {
+		count[r.ArtifactType]++
+		if len(r.Layers) == 1 && r.Layers[0].Size <= MaxBundle { // others are not fetched
+			size += max(r.Layers[0].Size, 0)
+		}
+		if count[r.ArtifactType] > MaxAttached || size > MaxEvidence {
+			return fault.New(fault.Refused, "reading evidence of", subject.Digest.String(), "more than %d of %s, or %d bytes in all, hang on it", MaxAttached, r.ArtifactType, MaxEvidence)
+		}
+	}
+	return nil
 }
 
 func attachedContent(ctx context.Context, repo Repository, r Referrer) ([]byte, error) {

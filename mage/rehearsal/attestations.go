@@ -3,12 +3,14 @@ package rehearsal
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/klauspost/compress/snappy"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/fault"
@@ -111,11 +113,16 @@ func (g *GitHub) listAttestations(w http.ResponseWriter, r *http.Request, reposi
 	type entry struct {
 		Bundle       json.RawMessage `json:"bundle"`
 		RepositoryID int             `json:"repository_id"`
+		BundleURL    string          `json:"bundle_url,omitempty"`
 	}
 	list := []entry{}
 	for _, a := range newestFirst(g.attestations) {
 		if a.repository == repository && slices.Contains(a.subjects, subject) && a.is(r.URL.Query().Get("predicate_type")) {
-			list = append(list, entry{a.bundle, 2})
+			e := entry{Bundle: a.bundle, RepositoryID: 2}
+			if g.options.BundlesApart {
+				e.Bundle, e.BundleURL = json.RawMessage("null"), fmt.Sprintf("http://%s/bundles/%d.json.sn?sig=signed", r.Host, a.id)
+			}
+			list = append(list, e)
 		}
 	}
 	if len(list) == 0 {
@@ -123,6 +130,25 @@ func (g *GitHub) listAttestations(w http.ResponseWriter, r *http.Request, reposi
 		return
 	}
 	reply(w, http.StatusOK, map[string]any{"attestations": list})
+}
+
+// serveBundle is the storage behind a list whose bundles are kept apart: JSON compressed by Snappy, for
+// whoever knows the signed address.
+func (g *GitHub) serveBundle(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	var bundle []byte
+	for _, a := range g.attestations {
+		if r.URL.Path == fmt.Sprintf("/bundles/%d.json.sn", a.id) {
+			bundle = a.bundle
+		}
+	}
+	g.mu.Unlock()
+	if bundle == nil || r.Method != http.MethodGet || r.URL.RawQuery != "sig=signed" || r.Header.Get("Authorization") != "" {
+		decline(w, http.StatusForbidden, "AuthenticationFailed")
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-snappy")
+	_, _ = w.Write(snappy.Encode(nil, bundle))
 }
 
 // is matches the filter predicate_type: one of GitHub's short words, or the whole URI.

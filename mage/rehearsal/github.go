@@ -28,6 +28,8 @@ type Options struct {
 	RateLimit  int      // calls of one account, or of all jobs of a repository, within an hour; 0: 5,000, for a GITHUB_TOKEN 1,000, without login 60
 	RateStatus int      // how a call over the limit is answered, 403 or 429; 0: 403
 
+	BundlesApart bool // the list of attestations names where each bundle is, as since July 2026, instead of holding it
+
 	// The OIDC issuer: claims beside and instead of the model's own.
 	Claims map[string]string
 }
@@ -119,6 +121,8 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.limited(w, r, g.servePackages)
 	case "repos":
 		g.limited(w, r, g.serveAttestations)
+	case "bundles":
+		g.serveBundle(w, r)
 	case "oidc", ".well-known":
 		g.serveOIDC(w, r)
 	default:

@@ -110,6 +110,18 @@ func TestAttestationsAreStoredAndFiltered(t *testing.T) {
 	w.request("GET", path, "").wants(t, 404, "")
 }
 
+func TestBundlesThatAreKeptApart(t *testing.T) {
+	w := newWorld(t, rehearsal.Options{BundlesApart: true})
+	w.request("POST", "/repos/acme/family/attestations", bundle("https://slsa.dev/provenance/v1", zeroDigest)).wants(t, 201, "")
+	list := w.request("GET", "/repos/acme/family/attestations/"+zeroDigest, "")
+	list.wants(t, 200, `"bundle":null`)
+	_, at, _ := strings.Cut(list.body, "/bundles/")
+	at, _, _ = strings.Cut(at, `"`)
+	w.request("GET", "/bundles/"+at, "").wants(t, 200, "mediaType")
+	w.request("GET", "/bundles/"+strings.TrimSuffix(at, "signed"), "").wants(t, 403, "")
+	w.request("GET", "/bundles/x", "").wants(t, 403, "")
+}
+
 func TestAttestationsThatAreRefused(t *testing.T) {
 	w := newWorld(t, rehearsal.Options{Tokens: tokens()})
 	good := bundle("https://slsa.dev/provenance/v1", zeroDigest)

@@ -1,6 +1,7 @@
 package verify_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,11 @@ import (
 // TestForgedBundles: rows D6 and D13, and the classes of Sigstore's conformance vectors. Each is a
 // genuine signature but for the one thing its name says.
 func TestForgedBundles(t *testing.T) {
-	refuse(t, append(append(forgedLogs(), forgedTimes()...), append(forgedCertificates(), forgedShapes()...)...))
+	refuse(t, forgedBundles())
+}
+
+func forgedBundles() []forgery {
+	return slices.Concat(forgedLogs(), forgedTimes(), forgedCertificates(), forgedShapes())
 }
 
 const signature = family.DemandSignature
@@ -163,19 +168,22 @@ func forgedCertificates() []forgery {
 		{"D13", "a root that names no log", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = ours().withoutLogs }},
 		{"D13", "a root that names no timestamp authority", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = ours().withoutLatest }},
 		{"D13", "GitHub's instance without its root", fault.Environment, "", func(s *scene) { s.policy.Instance, s.root = family.GitHub, nil }},
+		{"D13", "GitHub's instance with a root that has logs, which would then not be asked", fault.Environment, "", func(s *scene) { s.policy.Instance = family.GitHub }},
+		{"D13", "a root that is none", fault.Invalid, "", func(s *scene) { s.root = []byte("{}") }},
 		{"D13", "this machine's instance without its root", fault.Environment, "", func(s *scene) { s.policy.Instance, s.root = family.Local, nil }},
 		{"D13", "a private repository's signature, which is in no log, under public rules", fault.Forged, sigstore.Unlogged, func(s *scene) {
 			s.every(func(o *order) { o.noSCT, o.logs = true, []logged{{absent: true}} })
 		}},
 		{"D13", "GitHub's instance, and no timestamp", fault.Forged, sigstore.Undated, func(s *scene) {
-			s.policy.Instance = family.GitHub
+			s.gitHubsInstance()
 			s.spoiled(func(b *bundlepb.Bundle) { b.VerificationMaterial.TimestampVerificationData = nil })
 		}},
 		{"D13", "GitHub's instance, and a timestamp of nobody's", fault.Forged, sigstore.Untrusted, func(s *scene) {
-			s.policy.Instance, s.orders[signature].tsa = family.GitHub, theirs()
+			s.gitHubsInstance()
+			s.orders[signature].tsa = theirs()
 		}},
 		{"D13", "GitHub's instance, and a key instead of a certificate", fault.Forged, sigstore.Malformed, func(s *scene) {
-			s.policy.Instance = family.GitHub
+			s.gitHubsInstance()
 			s.spoiled(withKey)
 		}},
 		{"SCT", "a certificate that was promised to no log", fault.Forged, sigstore.Untrusted, func(s *scene) { s.orders[signature].noSCT = true }},
@@ -260,6 +268,7 @@ func forgedShapes() []forgery {
 		{"JSON", "a member that stands there twice", fault.Forged, sigstore.Malformed, after(func(b string) string {
 			return `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json",` + b[1:]
 		})},
+		{"JSON", "a payload that is not base64", fault.Forged, sigstore.Malformed, after(func(b string) string { return strings.Replace(b, `"payload":"`, `"payload":"!`, 1) })},
 		{"D11", "JSON nested a million deep", fault.Forged, sigstore.Malformed, after(func(string) string { return strings.Repeat("[", 1<<20) })},
 		{"D11", "a bundle larger than the limit", fault.Forged, sigstore.Malformed, after(func(b string) string { return b + strings.Repeat(" ", 49<<20) })},
 	}

@@ -25,6 +25,9 @@ type Verifier struct {
 
 	Seen           Seen   // the newest channels document of this family that was accepted before
 	RollbackUnsafe string // why an older document than Seen is accepted; empty refuses it
+
+	Elsewhere Source        // where bundles are looked for that the registry does not have; nil is nowhere
+	Patience  time.Duration // longest time for all that is read to arrive; zero means 10 minutes
 }
 
 // Seen is a channels document that was verified. Its zero value is none.
@@ -91,23 +94,27 @@ func releaseChecks() []channelCheck {
 // It fails with fault.Unverified when evidence is missing, fault.Forged when something does not
 // match, fault.Refused when the policy says no to what is genuine: expired, replayed, denied.
 func (v *Verifier) Channel(ctx context.Context, name string, now time.Time) (Result, error) {
+	ctx, cancel := v.patiently(ctx)
+	defer cancel()
 	w := &walk{Verifier: v, channel: name, now: now, result: &Result{Subject: "channel " + name}}
 	err := w.run(ctx)
 	if err == nil {
 		err = w.result.closed()
 	}
-	return *w.result, err
+	return *w.result, arrived(err)
 }
 
 // Offered names the channels that the registry, or an evidence file, shows in full: what there is to
 // verify. Nothing of the answer is verified.
 func (v *Verifier) Offered(ctx context.Context) ([]string, error) {
+	ctx, cancel := v.patiently(ctx)
+	defer cancel()
 	w := &walk{Verifier: v, result: &Result{}}
 	if err := w.find(ctx); err != nil {
-		return nil, err
+		return nil, arrived(err)
 	}
 	if err := w.readDocument(ctx); err != nil {
-		return nil, err
+		return nil, arrived(err)
 	}
 	var names []string
 	for _, name := range w.document.Names() {
@@ -267,14 +274,16 @@ func (w *walk) recordAgrees(context.Context) error {
 }
 
 func (w *walk) recordIsTheWholeFamily(context.Context) error {
-	members := w.record.Members()
 	for _, name := range w.Family.Members() {
-		if _, ok := members[name]; !ok && name != w.Family.ArtifactOf(family.Metadata) {
-			return refuse(fault.Refused, "record", Incomplete, "%s is not in it", name).
+		_, isImage := w.Family.Images[name]
+		_, image := w.record.Images[name]
+		_, artifact := w.record.Artifacts[name]
+		if name != w.Family.ArtifactOf(family.Metadata) && (image != isImage || artifact == isImage) {
+			return refuse(fault.Refused, "record", Incomplete, "%s is not in it as what it is", name).
 				WithHint("if the family file is newer than the release, verify with the file of commit %s", w.record.Source.Commit)
 		}
 	}
-	if extra := len(members) + 1 - len(w.Family.Members()); extra > 0 {
+	if extra := len(w.record.Members()) + 1 - len(w.Family.Members()); extra > 0 {
 		return refuse(fault.Refused, "record", Incomplete, "it has %d members that the family has not", extra)
 	}
 	return nil

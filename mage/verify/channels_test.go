@@ -1,6 +1,7 @@
 package verify_test
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"math"
@@ -34,7 +35,7 @@ type fraud struct {
 // TestFrauds: rows D1, D5, D7 to D10, D14 on a whole channel. What a registry serves and what its
 // evidence file holds are refused alike.
 func TestFrauds(t *testing.T) {
-	for _, f := range append(append(missingInRegistry(), wrongDocuments()...), wrongReleases()...) {
+	for _, f := range frauds() {
 		t.Run(f.row+" "+f.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, f.plot)
@@ -43,12 +44,21 @@ func TestFrauds(t *testing.T) {
 			}
 			_, err := w.verifier.Channel(t.Context(), "dev", w.now)
 			refused(t, err, f.kind, f.reason)
+			var file bytes.Buffer
+			if err := verify.Export(t.Context(), &file, w.fam, w.registry); err != nil {
+				refused(t, err, f.kind, f.reason) // it cannot tell what belongs into the file
+				return
+			}
 			offline := w.verifier
-			offline.Registry, _ = w.export(t)
+			offline.Registry = must(verify.OpenFile(&file))
 			_, err = offline.Channel(t.Context(), "dev", w.now)
 			refused(t, err, f.kind, f.reason)
 		})
 	}
+}
+
+func frauds() []fraud {
+	return append(append(missingInRegistry(), wrongDocuments()...), wrongReleases()...)
 }
 
 func missingInRegistry() []fraud {
@@ -120,18 +130,27 @@ func wrongDocuments() []fraud {
 		{"D10", "a jump beyond the policy's", fault.Refused, verify.Jumped, plot{}, func(_ context.Context, w *world) {
 			w.verifier.Seen.Generation, w.verifier.Policy.MaxJump = 2, 4
 		}},
+		{"D9", "a record where the channels document should be", fault.Forged, "", plot{}, func(ctx context.Context, w *world) {
+			w.tag(ctx, "tiny-metadata", release.ChannelsTag, w.recordAt) // as genuinely signed, and something else
+		}},
+		{"D9", "a channels document where the record should be", fault.Forged, "", plot{}, func(ctx context.Context, w *world) {
+			s := w.document.Channels["dev"]
+			s.Record = w.node.Digest
+			w.document.Channels["dev"] = s
+			w.redocument(ctx)
+		}},
 		{"D9", "a document of another family", fault.Forged, verify.WrongFamily, document(func(d *release.Document) { d.Family = "huge" }), nil},
 		{"D1", "a document without the channel", fault.Unverified, verify.Unserved, plot{}, func(ctx context.Context, w *world) {
 			w.document.Channels = map[string]release.State{"nightly": w.document.Channels["dev"]}
 			w.redocument(ctx)
 		}},
-		{"D14", "a release that its owners marked bad", fault.Refused, verify.Denied, document(func(d *release.Document) {
+		{"deny", "a release that its owners marked bad", fault.Refused, verify.Denied, document(func(d *release.Document) {
 			d.Denied = map[digest.Digest]release.Denial{d.Channels["dev"].Record: {Commit: widgetCommit, Reason: "it leaks", By: "alice", At: now.Add(-time.Hour).UTC()}}
 		}), nil},
-		{"D14", "a record that the policy denies", fault.Refused, verify.Denied, plot{}, func(_ context.Context, w *world) {
+		{"deny", "a record that the policy denies", fault.Refused, verify.Denied, plot{}, func(_ context.Context, w *world) {
 			w.verifier.Policy.Deny = []family.Denial{{Digest: w.recordAt.Digest, Reason: "it leaks"}}
 		}},
-		{"D14", "one platform that the policy denies", fault.Refused, verify.Denied, plot{}, func(_ context.Context, w *world) {
+		{"deny", "one platform that the policy denies", fault.Refused, verify.Denied, plot{}, func(_ context.Context, w *world) {
 			w.verifier.Policy.Deny = []family.Denial{{Digest: w.record.Images["tiny-1"].Platforms["linux/arm64"].Digest, Reason: "it leaks"}}
 		}},
 		{"D9", "the payload of another release in the document", fault.Forged, verify.Contradicted, document(func(d *release.Document) {
@@ -171,6 +190,15 @@ func wrongReleases() []fraud {
 			}
 		}}, nil},
 		{"D9", "a record without one of the images", fault.Refused, verify.Incomplete, plot{record: func(r *release.Record) { delete(r.Images, "tiny-1") }}, nil},
+		{"D9", "a record in which the payload is an image", fault.Refused, verify.Incomplete, plot{record: func(r *release.Record) {
+			payload := r.Artifacts["tiny-payload"]
+			r.Images["tiny-payload"] = release.Image{Index: payload, Platforms: map[string]graph.Node{"linux/amd64": payload, "linux/arm64": payload}}
+			delete(r.Artifacts, "tiny-payload")
+		}}, nil},
+		{"D9", "a record in which an image is an artifact as well", fault.Refused, verify.Incomplete, plot{record: func(r *release.Record) {
+			r.Artifacts["tiny-1"] = r.Artifacts["tiny-payload"]
+		}}, nil},
+		{"D9", "a record of another family", fault.Forged, verify.Contradicted, plot{record: func(r *release.Record) { r.Family = "huge" }}, nil},
 		{"D9", "a record with an image that the family has not", fault.Refused, verify.Incomplete, plot{record: func(r *release.Record) { r.Artifacts["tiny-evil"] = r.Artifacts["tiny-payload"] }}, nil},
 		{"D9", "an image that lacks a platform of the others", fault.Refused, verify.Incomplete, plot{record: func(r *release.Record) {
 			image := r.Images["tiny-1"]

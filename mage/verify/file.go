@@ -3,6 +3,7 @@ package verify
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -29,9 +30,9 @@ type File struct {
 	referrers map[digest.Digest][]pipeline.Referrer
 }
 
-// Limits of an evidence file, all of them refused before anything is parsed.
+// Limits of an evidence file, all of them met before anything is parsed.
 const (
-	maxFile      = 1 << 30 // bytes, content of all entries
+	maxFile      = 1 << 30 // bytes, headers and content of all entries
 	maxEntries   = 1 << 14
 	maxManifests = 1 << 13
 )
@@ -39,8 +40,7 @@ const (
 const blobsPrefix = ocispec.ImageBlobsDir + "/sha256/"
 
 // OpenFile reads an evidence file into memory and checks every blob against its name. What is not
-// an evidence file is fault.Forged, one beyond the limits fault.Refused, one that does not come
-// whole fault.Unavailable.
+// an evidence file is fault.Forged, one that does not come whole within the limits fault.Unavailable.
 func OpenFile(r io.Reader) (*File, error) {
 	f := &File{
 		blobs: map[digest.Digest][]byte{}, manifests: map[digest.Digest]graph.Node{},
@@ -59,7 +59,7 @@ func OpenFile(r io.Reader) (*File, error) {
 // unpack reads the entries: blobs into f, the two files beside them into the result.
 func (f *File) unpack(r io.Reader) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	tr, total := tar.NewReader(r), int64(0)
+	tr := tar.NewReader(&capped{r, maxFile})
 	for n := 0; ; n++ {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -68,8 +68,8 @@ func (f *File) unpack(r io.Reader) (map[string][]byte, error) {
 		if err != nil {
 			return nil, unreadable(err)
 		}
-		if total += h.Size; n == maxEntries || total > maxFile {
-			return nil, fault.New(fault.Refused, "reading", "evidence file", "more than %d entries or %d bytes", maxEntries, maxFile)
+		if n == maxEntries {
+			return nil, refuse(fault.Unavailable, "evidence file", Endless, "more than %d entries", maxEntries)
 		}
 		content, err := entry(tr, h)
 		if err != nil {
@@ -81,14 +81,32 @@ func (f *File) unpack(r io.Reader) (map[string][]byte, error) {
 	}
 }
 
+// capped ends with an error where io.LimitReader would end as if that were all: a tar may have no end.
+type capped struct {
+	r    io.Reader
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, refuse(fault.Unavailable, "evidence file", Endless, "more than %d bytes", maxFile)
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
+}
+
 // entry reads one regular file of a size that no honest entry exceeds.
 func entry(tr *tar.Reader, h *tar.Header) ([]byte, error) {
 	limit := int64(graph.MaxManifest)
 	if strings.HasPrefix(h.Name, blobsPrefix) {
 		limit = pipeline.MaxBundle
 	}
-	if h.Typeflag != tar.TypeReg || h.Size > limit {
-		return nil, fault.New(fault.Refused, "reading", h.Name, "it is of type %q with %d bytes, at most %d", h.Typeflag, h.Size, limit)
+	if h.Typeflag != tar.TypeReg {
+		return nil, fault.New(fault.Forged, "reading", h.Name, "it is of type %q, not a file", h.Typeflag)
+	}
+	if h.Size > limit {
+		return nil, refuse(fault.Unavailable, h.Name, Endless, "it has %d bytes, at most %d", h.Size, limit)
 	}
 	var content bytes.Buffer // grows with what arrives, not with what the header promises
 	if _, err := io.Copy(&content, tr); err != nil {
@@ -125,7 +143,7 @@ func (f *File) list(layout, index []byte) error {
 		return err
 	}
 	if len(x.Manifests) > maxManifests {
-		return fault.New(fault.Refused, "reading", "evidence file", "it has %d manifests, at most %d", len(x.Manifests), maxManifests)
+		return refuse(fault.Unavailable, "evidence file", Endless, "it has %d manifests, at most %d", len(x.Manifests), maxManifests)
 	}
 	for _, m := range x.Manifests {
 		if err := f.enter(m); err != nil {
@@ -161,6 +179,7 @@ func (f *File) refer(node graph.Node, content []byte) error {
 	var m struct {
 		ArtifactType string            `json:"artifactType"`
 		Annotations  map[string]string `json:"annotations"`
+		Config       graph.Node        `json:"config"`
 		Layers       []graph.Node      `json:"layers"`
 		Subject      *graph.Node       `json:"subject"`
 	}
@@ -168,7 +187,7 @@ func (f *File) refer(node graph.Node, content []byte) error {
 		return err
 	}
 	if m.Subject != nil {
-		r := pipeline.Referrer{Manifest: node, ArtifactType: m.ArtifactType, Annotations: m.Annotations, Layers: m.Layers}
+		r := pipeline.Referrer{Manifest: node, ArtifactType: cmp.Or(m.ArtifactType, m.Config.MediaType), Annotations: m.Annotations, Layers: m.Layers}
 		f.referrers[m.Subject.Digest] = append(f.referrers[m.Subject.Digest], r)
 	}
 	return nil

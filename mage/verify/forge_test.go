@@ -141,6 +141,7 @@ type who struct {
 	subject, issuer, signer, runner       string
 	repository, commit, ref               string
 	repositoryID, ownerID, workflow, runs string
+	sub                                   string // the token's subject claim
 	email                                 string // beside the subject, which no honest one has
 }
 
@@ -176,7 +177,7 @@ func (w who) extensions() []pkix.Extension {
 		value  string
 	}{
 		{8, w.issuer}, {9, w.signer}, {11, w.runner}, {12, w.repository}, {13, w.commit}, {14, w.ref},
-		{15, w.repositoryID}, {17, w.ownerID}, {18, w.workflow}, {21, w.runs},
+		{15, w.repositoryID}, {17, w.ownerID}, {18, w.workflow}, {21, w.runs}, {24, w.sub},
 	} {
 		if x.value != "" {
 			list = append(list, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, x.number}, Value: must(asn1.MarshalWithParams(x.value, "utf8"))})

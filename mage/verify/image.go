@@ -2,12 +2,11 @@ package verify
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
@@ -39,8 +38,11 @@ func (v *Verifier) SBOM(ctx context.Context, name, tagOrDigest string, now time.
 	return result, documents, nil
 }
 
-func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, now time.Time) (Result, map[string]statements, error) {
-	result := Result{Subject: name + " " + tagOrDigest}
+func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, now time.Time) (result Result, platforms map[string]statements, err error) {
+	ctx, cancel := v.patiently(ctx)
+	defer cancel()
+	defer func() { err = arrived(err) }()
+	result = Result{Subject: name + " " + tagOrDigest}
 	if _, ok := v.Family.Images[name]; !ok {
 		return result, nil, fault.New(fault.Invalid, "verifying", name, "the family has images %v", v.Family.ImageNames())
 	}
@@ -56,7 +58,7 @@ func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, 
 	subjects, nodes := v.subjects(release.Record{}, graph.Node{}, release.ImageClaims(name, image))
 	index, err := v.verifyAll(ctx, subjects[:1], nodes[:1], now)
 	if err == nil {
-		result.Commit = commitOf(index[0].statements)
+		result.Commit = index[0].Commit
 		for i := range subjects {
 			subjects[i].Commit = result.Commit
 		}
@@ -65,7 +67,7 @@ func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, 
 	if err == nil {
 		results, err = v.verifyAll(ctx, subjects[1:], nodes[1:], now)
 	}
-	platforms := map[string]statements{}
+	platforms = map[string]statements{}
 	for i, r := range append(index, results...) {
 		result.Checks = append(result.Checks, r.Checks...)
 		if i > 0 {
@@ -110,8 +112,8 @@ func readImage(ctx context.Context, repo pipeline.Repository, name string, node 
 		return image, refuse(fault.Forged, name, WrongIndex, "it has %d entries, at most %d", len(index.Manifests), maxPlatforms)
 	}
 	for _, m := range index.Manifests {
-		if err := m.Digest.Validate(); err != nil {
-			return image, refuse(fault.Forged, name, WrongIndex, "%q: %w", m.Digest, err)
+		if m.Digest.Validate() != nil || m.Digest.Algorithm() != digest.SHA256 || m.MediaType != ocispec.MediaTypeImageManifest {
+			return image, refuse(fault.Forged, name, WrongIndex, "%q is no image manifest by its SHA-256 but %q", m.Digest, m.MediaType)
 		}
 		image.Platforms[graph.PlatformName(m.Platform)] = m
 	}
@@ -119,13 +121,4 @@ func readImage(ctx context.Context, repo pipeline.Repository, name string, node 
 		return image, refuse(fault.Forged, name, WrongIndex, "it does not name each platform once")
 	}
 	return image, nil
-}
-
-// commitOf reads the source commit of a verified provenance; "" when none was demanded.
-func commitOf(proved statements) string {
-	var p evidence.SLSA
-	if err := json.Unmarshal(proved[family.DemandProvenance].Predicate, &p); err != nil || len(p.BuildDefinition.ResolvedDependencies) == 0 {
-		return ""
-	}
-	return p.BuildDefinition.ResolvedDependencies[0].Digest["gitCommit"]
 }

@@ -2,10 +2,15 @@ package verify_test
 
 import (
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -59,30 +64,44 @@ type rawJSON string
 
 func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
 
+// keyForgery is a forgery of what a key signs.
+type keyForgery struct {
+	row, name string
+	kind      fault.Kind
+	reason    verify.Reason
+	change    func(*keyScene)
+}
+
+func keyForgeries() []keyForgery {
+	said := func(change func(*evidence.Identity)) func(*keyScene) {
+		return func(s *keyScene) { change(&s.identity) }
+	}
+	return []keyForgery{
+		{"D2", "another key", fault.Forged, sigstore.Untrusted, func(s *keyScene) { s.key = newKey() }},
+		{"D2", "a key whose owner built another repository", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.Repository += "A" })},
+		{"D2", "a key whose owner built another branch", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.Ref += "-evil" })},
+		{"D2", "a key whose owner built elsewhere", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.BuilderID = "https://evil.example" })},
+		{"D2", "a key whose owner built another commit", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.subject.Commit = strings.Repeat("f", 40) }},
+		{"D2", "a build type that nobody knows", fault.Forged, sigstore.WrongProvenance, said(func(id *evidence.Identity) { id.BuildType = "https://evil.example" })},
+		{"D4", "a key's statement about another digest", fault.Forged, sigstore.WrongSubject, func(s *keyScene) { s.about = digest.FromString("another") }},
+		{"D8", "an age, which a key's signatures do not have", fault.Refused, verify.TooOld, func(s *keyScene) { s.policy.MaxAge = time.Hour }},
+		{"D13", "a policy of keys without key", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "" }},
+		{"D13", "a policy whose key is none", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "x" }},
+		{"D13", "a policy of two keys", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key += s.policy.Signer.Key }},
+		{"D13", "a policy whose key is of another sort", fault.Invalid, "", func(s *keyScene) {
+			other := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+			s.policy.Signer.Key = publicPEM(other)
+		}},
+		{"D13", "a private key in the policy", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = string(privatePEM(s.key)) }},
+	}
+}
+
 func TestForgedKeys(t *testing.T) {
 	if _, err := newKeyScene().verify(t); err != nil {
 		t.Fatalf("the honest one: %v", err)
 	}
-	said := func(change func(*evidence.Identity)) func(*keyScene) {
-		return func(s *keyScene) { change(&s.identity) }
-	}
-	for _, f := range []struct {
-		name   string
-		kind   fault.Kind
-		reason verify.Reason
-		change func(*keyScene)
-	}{
-		{"D2 another key", fault.Forged, sigstore.Untrusted, func(s *keyScene) { s.key = newKey() }},
-		{"D2 a key whose owner built another repository", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.Repository += "A" })},
-		{"D2 a key whose owner built another branch", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.Ref += "-evil" })},
-		{"D2 a key whose owner built elsewhere", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.BuilderID = "https://evil.example" })},
-		{"D2 a key whose owner built another commit", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.subject.Commit = strings.Repeat("f", 40) }},
-		{"D2 a build type that nobody knows", fault.Forged, sigstore.WrongProvenance, said(func(id *evidence.Identity) { id.BuildType = "https://evil.example" })},
-		{"D13 a policy of keys without key", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "" }},
-		{"D13 a policy whose key is none", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "x" }},
-		{"D13 a private key in the policy", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = string(privatePEM(s.key)) }},
-	} {
-		t.Run(f.name, func(t *testing.T) {
+	for _, f := range keyForgeries() {
+		t.Run(f.row+" "+f.name, func(t *testing.T) {
 			t.Parallel()
 			s := newKeyScene()
 			f.change(s)

@@ -42,7 +42,9 @@ type component struct {
 
 // Components reads the components of a CycloneDX document, sorted by name, type and version.
 func Components(document []byte) ([]Component, error) {
-	var b bom
+	var b struct {
+		Components []component `json:"components"`
+	}
 	if err := json.Unmarshal(document, &b); err != nil {
 		return nil, fault.Wrap(err, fault.Forged, "reading", "SBOM")
 	}

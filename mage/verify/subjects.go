@@ -2,7 +2,7 @@ package verify
 
 import (
 	"context"
-	"runtime"
+	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,19 +58,18 @@ func (w *walk) proves(ctx context.Context, subjects []Subject, nodes []graph.Nod
 	return err
 }
 
+// maxSubjects is how many subjects are read and verified at a time: it bounds what is held of their
+// evidence, as pipeline.MaxEvidence does for one.
+const maxSubjects = 8
+
 // verifyAll returns the results by index, and the first error in the subjects' order.
 func (v *Verifier) verifyAll(ctx context.Context, subjects []Subject, nodes []graph.Node, now time.Time) ([]Result, error) {
 	results, errs := make([]Result, len(subjects)), make([]error, len(subjects))
 	group := errgroup.Group{}
-	group.SetLimit(max(4, runtime.NumCPU()))
+	group.SetLimit(maxSubjects)
 	for i, s := range subjects {
 		group.Go(func() error {
-			attached, err := pipeline.Attachments(ctx, v.Registry.Repository(s.Name), nodes[i], evidence.BundleType, evidence.SBOMType)
-			if err != nil {
-				errs[i] = fault.Wrap(err, fault.Unavailable, "reading evidence of", s.String())
-				return nil
-			}
-			results[i], errs[i] = Verify(ctx, s, Evidence(attached), v.Trust, v.Policy, now)
+			results[i], errs[i] = v.verifyOne(ctx, s, nodes[i], now)
 			return nil
 		})
 	}
@@ -81,4 +80,23 @@ func (v *Verifier) verifyAll(ctx context.Context, subjects []Subject, nodes []gr
 		}
 	}
 	return results, nil
+}
+
+// verifyOne looks into the registry, and elsewhere only for what it does not find there.
+func (v *Verifier) verifyOne(ctx context.Context, s Subject, node graph.Node, now time.Time) (Result, error) {
+	attached, err := pipeline.Attachments(ctx, v.Registry.Repository(s.Name), node, evidence.BundleType, evidence.SBOMType)
+	if err != nil {
+		return Result{}, fault.Wrap(err, fault.Unavailable, "reading evidence of", s.String())
+	}
+	found := Evidence(attached)
+	result, err := Verify(ctx, s, found, v.Trust, v.Policy, now)
+	if v.Elsewhere == nil || !errors.Is(err, fault.Unverified) && !errors.Is(err, fault.Forged) {
+		return result, err
+	}
+	more, err := v.Elsewhere.Bundles(ctx, s.Digest)
+	if err != nil {
+		return Result{}, fault.Wrap(err, fault.Unavailable, "reading evidence of", s.String())
+	}
+	found.Bundles = append(found.Bundles, more...)
+	return Verify(ctx, s, found, v.Trust, v.Policy, now)
 }

@@ -82,6 +82,9 @@ func (t *trial) hear(ctx context.Context, trust *Trust) error {
 	if t.subject.Kind == family.ChannelsDocument {
 		signers = t.policy.MayMove()
 	}
+	for _, err := range t.evidence.Unread {
+		t.refused = append(t.refused, refusal{err: err})
+	}
 	for _, bundle := range t.evidence.Bundles {
 		if err := ctx.Err(); err != nil {
 			return fault.Wrap(err, fault.Unavailable, "verifying", t.subject.String())

@@ -56,6 +56,7 @@ func (s Subject) String() string {
 type Evidence struct {
 	Bundles   [][]byte // Sigstore bundles v0.3
 	Documents [][]byte // CycloneDX documents that hang beside them
+	Unread    []error  // why something that hangs there was left out
 }
 
 // Check is one thing that held.
@@ -71,7 +72,7 @@ type Result struct {
 	Subject    string        `json:"subject"`
 	Digest     digest.Digest `json:"digest"`
 	Generation uint64        `json:"generation,omitempty"` // of the channels document
-	Commit     string        `json:"commit,omitempty"`
+	Commit     string        `json:"commit,omitempty"`     // that the signer worked from
 	Checks     []Check       `json:"checks"`
 
 	statements statements
@@ -106,6 +107,9 @@ func Verify(ctx context.Context, s Subject, e Evidence, trust *Trust, p family.P
 			return result, err
 		}
 		result.statements[demand] = proof.Statement
+		if result.Commit == "" || demand == family.DemandProvenance {
+			result.Commit = proof.Identity.Commit
+		}
 		result.Checks = append(result.Checks, Check{s.String(), title(demand), "signed for " + s.Digest.String(), proof.Facts})
 	}
 	if err := t.compare(result.statements, &result); err != nil {
@@ -173,6 +177,7 @@ type Reason = sigstore.Reason
 // The reasons beside those of a single bundle.
 const (
 	Missing           Reason = "evidence is missing"
+	Endless           Reason = "it does not arrive whole within the limits"
 	Denied            Reason = "the policy denies it"
 	TooOld            Reason = "its signature is older than the policy allows"
 	NotYet            Reason = "its signature is from the future"

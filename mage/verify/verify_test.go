@@ -14,8 +14,8 @@ import (
 )
 
 // The negative corpus: bundles_test.go (what is signed, and how), statements_test.go (by whom, and
-// what it says), keys_test.go, channels_test.go (whole releases), file_test.go (evidence files and
-// hostile registries). mage/tamper_test.go does the same to a release that was really built.
+// what it says), keys_test.go, channels_test.go (whole releases), hostile_test.go (evidence files,
+// registries, indexes), sources_test.go (GitHub's API). corpus_test.go counts it. mage/tamper_test.go does the same to a release that was really built.
 
 func TestD5SBOMsAreComparedByWhatTheySay(t *testing.T) {
 	const attested = `{"bomFormat":"CycloneDX","components":[{"name":"a<b","version":"1.0"}],"n":12345678901234567890}`

@@ -3,7 +3,6 @@ package verify_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,13 +18,14 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/registry"
-	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/rehearsal"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/verify"
 )
@@ -77,13 +77,13 @@ type world struct {
 	trust    *verify.Trust
 	now      time.Time
 	host     string
+	server   *detour
 }
 
 // plot is what somebody changes while the world is made. Its zero value makes an honest world.
 type plot struct {
-	images   int               // 0 means 2
-	fallback bool              // the registry has no referrers API
-	key      *ecdsa.PrivateKey // signs, instead of the instance
+	images   int  // 0 means 2
+	fallback bool // the registry has no referrers API
 	record   func(*release.Record)
 	document func(*release.Document)
 	order    func(member, platform, predicate string, o *order)
@@ -92,7 +92,11 @@ type plot struct {
 	content  func(name string, fetch string) string         // a layer's content
 	index    func([]graph.Node) []graph.Node                // what an index names, after the record was written
 	pins     func(member string, pins []evidence.Material)  // what provenance names as the subject's parts
-	wrap     func(http.Handler) http.Handler                // the registry's server
+	ghcr     bool                                           // the registry is GHCR, with GitHub's API beside it
+	signer   pipeline.Signer                                // signs, instead of the forge
+	policy   family.Policy                                  // what is then trusted
+	root     []byte
+	now      time.Time // of a signer whose clock is the true one
 }
 
 // worldRegistry gives the pipeline's port over the real registry client.
@@ -125,12 +129,15 @@ func newWorld(tb testing.TB, p plot) *world {
 		p.images = 2
 	}
 	handler := http.Handler(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)), ggcr.WithReferrersSupport(!p.fallback)))
-	if p.wrap != nil {
-		handler = p.wrap(handler)
+	if p.ghcr {
+		handler = rehearsal.New(rehearsal.Options{BundlesApart: true})
 	}
-	server := httptest.NewServer(handler)
+	if p.now.IsZero() {
+		p.now = now
+	}
+	w := &world{now: p.now, server: &detour{next: handler}, trust: must(verify.ParseTrust(family.Public, ours().trustedRoot))}
+	server := httptest.NewServer(w.server)
 	tb.Cleanup(server.Close)
-	w := &world{now: now, trust: must(verify.ParseTrust(family.Public, ours().trustedRoot))}
 	w.host = strings.TrimPrefix(server.URL, "http://")
 	w.fam = must(family.Parse("tiny.yaml", []byte(familyFile(p.images))))
 	w.registry = w.again()
@@ -139,16 +146,15 @@ func newWorld(tb testing.TB, p plot) *world {
 	w.sign(ctx, p)
 	w.name(ctx)
 	w.verifier = verify.Verifier{Family: w.fam, Registry: w.registry, Trust: w.trust, Policy: w.fam.Policy("dev")}
-	if p.key != nil {
-		w.verifier.Trust = must(verify.ParseTrust(family.Key, nil))
-		w.verifier.Policy = family.Policy{Instance: family.Key, Signer: family.Signer{Key: publicPEM(p.key), Repository: widgetRepository, Ref: "refs/heads/main"}}
+	if p.signer != nil {
+		w.verifier.Trust, w.verifier.Policy = must(verify.ParseTrust(p.policy.Instance, p.root)), p.policy
 	}
 	return w
 }
 
 func (w *world) build(ctx context.Context, p plot) {
 	w.record = release.Record{
-		Schema: 1, Family: "tiny", Source: release.Source{Commit: widgetCommit, Epoch: now.Add(-2 * time.Hour).UTC()},
+		Schema: 1, Family: "tiny", Source: release.Source{Commit: widgetCommit, Epoch: w.now.Add(-2 * time.Hour).UTC()},
 		Images: map[string]release.Image{}, Artifacts: map[string]graph.Node{}, Tools: map[string]string{"buildkit": "v0.34.2"},
 		Materials: []evidence.Material{{Name: "os", URI: "pkg:docker/debian", Digest: map[string]string{"sha256": debian}}},
 	}
@@ -179,10 +185,10 @@ func (w *world) build(ctx context.Context, p plot) {
 		members[name] = n.Digest
 	}
 	w.document = release.Document{
-		Schema: 1, Family: "tiny", Generation: 7, Previous: digest.FromString("generation 6"), Issued: now.Add(-time.Hour).UTC(), Expires: now.Add(24 * time.Hour).UTC(),
+		Schema: 1, Family: "tiny", Generation: 7, Previous: digest.FromString("generation 6"), Issued: w.now.Add(-time.Hour).UTC(), Expires: w.now.Add(24 * time.Hour).UTC(),
 		Channels: map[string]release.State{"dev": {
 			Generation: 7, Commit: w.record.Source.Commit, Tag: w.record.Source.Tag(), Record: w.recordAt.Digest, Members: members,
-			Moved: release.Moved{Action: release.Promoted, By: "alice", Run: "1", Reason: "release", At: now.Add(-time.Hour).UTC()},
+			Moved: release.Moved{Action: release.Promoted, By: "alice", Run: "1", Reason: "release", At: w.now.Add(-time.Hour).UTC()},
 		}},
 	}
 	if p.document != nil {
@@ -230,11 +236,17 @@ func (w *world) push(ctx context.Context, member, artifactType, layerType string
 func (w *world) sign(ctx context.Context, p plot) {
 	claims := release.Claims(w.fam, w.record, w.recordAt)
 	claims = append(claims, release.Claim{Member: w.fam.ArtifactOf(family.Metadata), Subject: w.node, Predicate: evidence.Signature})
+	group := errgroup.Group{}
+	group.SetLimit(1)
+	if p.signer != nil { // a log publishes once a second: all of them wait for it together
+		group.SetLimit(len(claims))
+	}
 	for _, c := range claims {
 		if p.unsigned == nil || !p.unsigned(c.Member, c.Platform, c.Predicate) {
-			w.attest(ctx, p, c)
+			group.Go(func() error { w.attest(ctx, p, c); return nil })
 		}
 	}
+	_ = group.Wait()
 }
 
 func (w *world) attest(ctx context.Context, p plot, c release.Claim) {
@@ -244,9 +256,12 @@ func (w *world) attest(ctx context.Context, p plot, c release.Claim) {
 	if p.order != nil {
 		p.order(c.Member, c.Platform, c.Predicate, &o)
 	}
-	signer := honest()
+	identity := honest().identity()
 	if o.who != nil {
-		signer = *o.who
+		identity = o.who.identity()
+	}
+	if p.signer != nil {
+		identity = p.signer.Identity()
 	}
 	pins := w.record.Dependencies(w.fam, c)
 	if p.pins != nil {
@@ -254,17 +269,17 @@ func (w *world) attest(ctx context.Context, p plot, c release.Claim) {
 	}
 	predicate := map[string]any{
 		evidence.Signature: struct{}{}, evidence.SBOM: json.RawMessage(sbom), evidence.Scan: reportOf(c.Member, c.Platform, c.Subject.Digest, sbom),
-		evidence.Provenance: evidence.NewSLSA(signer.identity(), pins),
+		evidence.Provenance: evidence.NewSLSA(identity, pins),
 	}[c.Predicate]
 	if o.payload == nil {
 		o.payload = must(json.Marshal(must(evidence.NewStatement(c.Member, c.Subject.Digest, c.Predicate, predicate))))
 	}
 	annotations := map[string]string{evidence.BundleContent: "dsse-envelope", evidence.BundlePredicate: c.Predicate}
 	bundle := []byte(nil)
-	if p.key != nil {
+	if p.signer != nil {
 		st := evidence.Statement{}
 		_ = json.Unmarshal(o.payload, &st)
-		bundle = must(must(sigstore.NewKeySigner(privatePEM(p.key), nil, honest().identity())).Sign(ctx, st)).JSON
+		bundle = must(p.signer.Sign(ctx, st)).JSON
 	} else {
 		bundle = ours().mint(o)
 	}
@@ -307,7 +322,7 @@ func (w *world) tag(ctx context.Context, member, tag string, to graph.Node) {
 
 // again opens the same registry anew, without what a client remembers.
 func (w *world) again() worldRegistry {
-	return worldRegistry{must(registry.New(w.host+"/tiny", registry.Options{}))}
+	return worldRegistry{must(registry.New(w.host+"/tiny", registry.Options{Pause: time.Millisecond}))}
 }
 
 // export writes the evidence file of the world and opens it.

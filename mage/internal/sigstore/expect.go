@@ -41,16 +41,32 @@ func (e Expect) complete(subject digest.Digest, instance family.Instance) error 
 	return nil
 }
 
-// Fact is one comparison: what was found, and what must be. An empty Want accepts anything; a
-// Want with "*" is a [family.Pattern].
+// Fact is one comparison: what was found, and what must be.
 type Fact struct {
 	Name  string `json:"name"`
 	Found string `json:"found"`
 	Want  string `json:"want,omitempty"`
+
+	how comparison
 }
 
+// comparison says when a fact holds.
+type comparison int
+
+const (
+	exactly    comparison = iota // the same text, be it empty
+	ifDemanded                   // the same text, unless the policy leaves it open
+	byPattern                    // a name that the policy's [family.Pattern] matches
+)
+
 func (f Fact) holds() bool {
-	return f.Want == "" || f.Found == f.Want || family.Pattern(f.Want).Match(f.Found)
+	switch f.how {
+	case ifDemanded:
+		return f.Want == "" || f.Found == f.Want
+	case byPattern:
+		return f.Found == f.Want || family.Pattern(f.Want).Match(f.Found)
+	}
+	return f.Found == f.Want
 }
 
 // agree returns every fact that does not hold.
@@ -64,52 +80,53 @@ func agree(facts []Fact) error {
 	return errors.Join(all...)
 }
 
-// same returns every fact whose sides differ, be it that one of them is empty: no patterns here.
-func same(facts []Fact) error {
-	var all []error
-	for _, f := range facts {
-		if f.Found != f.Want {
-			all = append(all, fmt.Errorf("%s is %q, not %q", f.Name, f.Found, f.Want))
-		}
-	}
-	return errors.Join(all...)
-}
-
 // signerFacts compares a certificate's identity with the expected one.
 func signerFacts(c evidence.Identity, e Expect) []Fact {
 	return []Fact{
-		{"issuer", c.Issuer, e.Issuer},
-		{"builder", c.BuilderID, e.builder(c.Ref)},
-		{"repository", c.Repository, e.Repository},
-		{"repository id", c.RepositoryID, e.RepositoryID},
-		{"owner id", c.OwnerID, e.OwnerID},
-		{"ref", c.Ref, string(e.Ref)},
-		{"workflow", c.WorkflowPath, e.Workflow},
-		{"runner", c.Runner, e.Runner},
-		{"commit", c.Commit, e.Commit},
+		{"issuer", c.Issuer, e.Issuer, exactly},
+		e.builder(c),
+		{"repository", c.Repository, e.Repository, exactly},
+		{"repository id", c.RepositoryID, e.RepositoryID, ifDemanded},
+		{"owner id", c.OwnerID, e.OwnerID, ifDemanded},
+		e.ref("ref", c),
+		{"workflow", c.WorkflowPath, e.Workflow, ifDemanded},
+		{"runner", c.Runner, e.Runner, ifDemanded},
+		{"commit", c.Commit, e.Commit, ifDemanded},
 	}
 }
 
 // keyFacts compares what a key's provenance says of its build.
 func keyFacts(c evidence.Identity, e Expect) []Fact {
 	return []Fact{
-		{"repository, as said by the key", c.Repository, e.Repository},
-		{"ref, as said by the key", c.Ref, string(e.Ref)},
-		{"builder, as said by the key", c.BuilderID, string(e.Builder)},
-		{"commit, as said by the key", c.Commit, e.Commit},
+		{"repository, as said by the key", c.Repository, e.Repository, ifDemanded},
+		e.ref("ref, as said by the key", c),
+		{"builder, as said by the key", c.BuilderID, string(e.Builder), optional(e.Builder)},
+		{"commit, as said by the key", c.Commit, e.Commit, ifDemanded},
 	}
 }
 
 // subjectFacts compares what a statement is about with what was asked for.
 func subjectFacts(st evidence.Statement, subject digest.Digest) []Fact {
-	return []Fact{{"subject", st.About().String(), subject.String()}}
+	return []Fact{{"subject", st.About().String(), subject.String(), exactly}}
 }
 
-// builder is the builder id that must be there. Without a reusable workflow of its own the builder
-// is the started workflow, at the very ref that was built.
-func (e Expect) builder(ref string) string {
+// ref is open where the question may leave it open: on a laptop, and for a key.
+func (e Expect) ref(name string, c evidence.Identity) Fact {
+	return Fact{name, c.Ref, string(e.Ref), optional(e.Ref)}
+}
+
+// builder compares the builder id. Without a reusable workflow of its own the builder is the started
+// workflow, at the very ref that was built.
+func (e Expect) builder(c evidence.Identity) Fact {
 	if e.Builder != "" {
-		return string(e.Builder)
+		return Fact{"builder", c.BuilderID, string(e.Builder), byPattern}
 	}
-	return e.Repository + "/" + e.Workflow + "@" + ref
+	return Fact{"builder", c.BuilderID, e.Repository + "/" + e.Workflow + "@" + c.Ref, exactly}
+}
+
+func optional(p family.Pattern) comparison {
+	if p == "" {
+		return ifDemanded
+	}
+	return byPattern
 }

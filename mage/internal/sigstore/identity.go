@@ -1,11 +1,14 @@
 package sigstore
 
 import (
+	"cmp"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
@@ -117,9 +120,11 @@ func identityOfCertificate(c *x509.Certificate) (evidence.Identity, error) {
 	id := evidence.Identity{
 		Issuer: x.Issuer, BuilderID: c.URIs[0].String(), Repository: x.SourceRepositoryURI, Ref: x.SourceRepositoryRef,
 		Commit: x.SourceRepositoryDigest, InvocationID: x.RunInvocationURI,
-		WorkflowPath: workflowPath(x.BuildConfigURI, x.SourceRepositoryURI),
-		RepositoryID: x.SourceRepositoryIdentifier, OwnerID: x.SourceRepositoryOwnerIdentifier, Runner: x.RunnerEnvironment,
+		WorkflowPath: workflowPath(x.BuildConfigURI, x.SourceRepositoryURI), Runner: x.RunnerEnvironment,
 	}
+	claimed := subjectClaim(c)
+	id.RepositoryID = cmp.Or(x.SourceRepositoryIdentifier, claimed.repositoryID)
+	id.OwnerID = cmp.Or(x.SourceRepositoryOwnerIdentifier, claimed.ownerID)
 	switch x.Issuer {
 	case GitHubIssuer:
 		id.BuildType = evidence.GitHubBuildType
@@ -136,6 +141,8 @@ func certificateChecks() []certificateCheck {
 	return []certificateCheck{
 		namesOneURI,
 		namesOneBuilder,
+		namesOneRepository,
+		namesOneOwner,
 	}
 }
 
@@ -154,6 +161,48 @@ func namesOneBuilder(c *x509.Certificate, x certificate.Extensions) error {
 		}
 	}
 	return nil
+}
+
+// namesOneRepository: what the token's subject says of the repository is what its other claims say.
+func namesOneRepository(c *x509.Certificate, x certificate.Extensions) error {
+	claimed := subjectClaim(c)
+	another := claimed.repositoryID != "" && x.SourceRepositoryIdentifier != "" && claimed.repositoryID != x.SourceRepositoryIdentifier
+	if claimed.repository != "" && (claimed.repository != x.SourceRepositoryURI || another) {
+		return fmt.Errorf("the certificate is of repository %s (%s), its subject claim of %s (%s)", x.SourceRepositoryURI, x.SourceRepositoryIdentifier, claimed.repository, claimed.repositoryID)
+	}
+	return nil
+}
+
+func namesOneOwner(c *x509.Certificate, x certificate.Extensions) error {
+	claimed := subjectClaim(c)
+	if claimed.ownerID != "" && x.SourceRepositoryOwnerIdentifier != "" && claimed.ownerID != x.SourceRepositoryOwnerIdentifier {
+		return fmt.Errorf("the certificate is of owner %s, its subject claim of %s", x.SourceRepositoryOwnerIdentifier, claimed.ownerID)
+	}
+	return nil
+}
+
+// claim is what a token's "sub" says of a repository; a subject that was customized may say nothing.
+type claim struct{ repository, ownerID, repositoryID string }
+
+// subjectGrammar takes both forms: repo:owner/name:… and, for repositories since the summer of 2026,
+// repo:owner@id/name@id:…
+// https://docs.github.com/actions/reference/openid-connect-reference#immutable-subject-claims
+var subjectGrammar = regexp.MustCompile(`^repo:([^/@:]+)(?:@([0-9]+))?/([^/@:]+)(?:@([0-9]+))?(?::|$)`)
+
+// subjectClaim reads Fulcio's extension 1.3.6.1.4.1.57264.1.24, which sigstore-go v1.3.0 does not
+// know; older certificates do not have it.
+func subjectClaim(c *x509.Certificate) claim {
+	var sub string
+	for _, x := range c.Extensions {
+		if x.Id.Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 24}) {
+			_, _ = asn1.UnmarshalWithParams(x.Value, &sub, "utf8") // what is no string says nothing
+		}
+	}
+	m := subjectGrammar.FindStringSubmatch(sub)
+	if m == nil {
+		return claim{}
+	}
+	return claim{repository: gitHubServer + "/" + m[1] + "/" + m[3], ownerID: m[2], repositoryID: m[4]}
 }
 
 // identityOfProvenance reads who a provenance says it is; other statements name nobody.
@@ -191,17 +240,17 @@ func workflowPath(uri, repository string) string {
 
 // sameIdentity compares what a certificate proves with what is expected of it.
 func sameIdentity(got, want evidence.Identity) error {
-	return same([]Fact{
-		{"issuer", got.Issuer, want.Issuer},
-		{"builder", got.BuilderID, want.BuilderID},
-		{"build type", got.BuildType, want.BuildType},
-		{"repository", got.Repository, want.Repository},
-		{"repository id", got.RepositoryID, want.RepositoryID},
-		{"owner id", got.OwnerID, want.OwnerID},
-		{"ref", got.Ref, want.Ref},
-		{"commit", got.Commit, want.Commit},
-		{"workflow", got.WorkflowPath, want.WorkflowPath},
-		{"runner", got.Runner, want.Runner},
-		{"invocation", got.InvocationID, want.InvocationID},
+	return agree([]Fact{
+		{"issuer", got.Issuer, want.Issuer, exactly},
+		{"builder", got.BuilderID, want.BuilderID, exactly},
+		{"build type", got.BuildType, want.BuildType, exactly},
+		{"repository", got.Repository, want.Repository, exactly},
+		{"repository id", got.RepositoryID, want.RepositoryID, exactly},
+		{"owner id", got.OwnerID, want.OwnerID, exactly},
+		{"ref", got.Ref, want.Ref, exactly},
+		{"commit", got.Commit, want.Commit, exactly},
+		{"workflow", got.WorkflowPath, want.WorkflowPath, exactly},
+		{"runner", got.Runner, want.Runner, exactly},
+		{"invocation", got.InvocationID, want.InvocationID, exactly},
 	})
 }

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"unicode"
 
 	intoto "github.com/in-toto/attestation/go/v1"
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/containai/containai/mage/evidence"
 )
@@ -46,6 +49,7 @@ func statementChecks() []statementCheck {
 		hasPlainSubject,
 		hasOneDigest,
 		hasPredicateType,
+		hasPlainMembers,
 	}
 }
 
@@ -88,6 +92,41 @@ func hasPredicateType(s *intoto.Statement) error {
 		return errors.New("it has no predicate type")
 	}
 	return nil
+}
+
+// hasPlainMembers: no object of the predicate has two members that differ only in case. Some parsers,
+// encoding/json among them, take either for the other, and so would not see what others see.
+func hasPlainMembers(s *intoto.Statement) error {
+	return plain(structpb.NewStructValue(s.GetPredicate()))
+}
+
+func plain(v *structpb.Value) error {
+	for _, element := range v.GetListValue().GetValues() {
+		if err := plain(element); err != nil {
+			return err
+		}
+	}
+	seen := map[string]string{}
+	for name, member := range v.GetStructValue().GetFields() {
+		folded := strings.Map(fold, name)
+		if other, twice := seen[folded]; twice {
+			return fmt.Errorf("its predicate has a member %q and a member %q", other, name)
+		}
+		seen[folded] = name
+		if err := plain(member); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fold gives one rune to all that differ only in case, the Kelvin sign and the long s among them.
+func fold(r rune) rune {
+	least := r
+	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+		least = min(least, next)
+	}
+	return least
 }
 
 // members reads a JSON object that has the required members, may have the optional ones, and has no

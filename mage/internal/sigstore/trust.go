@@ -47,6 +47,10 @@ func ParseTrust(instance family.Instance, content []byte) (*Trust, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "parsing", "trusted root")
 	}
+	if len(material.RekorLogs()) > 0 && instance == family.GitHub {
+		return nil, fault.New(fault.Environment, "verifying with instance", string(instance), "the trusted root is another instance's: it has transparency logs").
+			WithHint("give the root of fulcio.githubapp.com; an instance that has logs is not trusted without them")
+	}
 	verifier, err := verify.NewVerifier(material, thresholds(instance)...)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "parsing", "trusted root")

@@ -104,7 +104,7 @@ func (t *Trust) facts(id evidence.Identity, want Expect) []Fact {
 	case id.BuilderID != "":
 		return keyFacts(id, want)
 	}
-	return []Fact{{"key", "the policy's", "the policy's"}}
+	return []Fact{{"key", "the policy's", "the policy's", exactly}}
 }
 
 func leafOf(b *bundle.Bundle) (*x509.Certificate, error) {
