@@ -157,8 +157,9 @@ func (Ops) History(ctx context.Context, channel, at *string, json *bool) error {
 type Verify mg.Namespace
 
 // Channel verifies everything a channel serves: signatures, provenance, SBOMs, lineage, tags.
-func (Verify) Channel(ctx context.Context, name string, json *bool) error {
-	return run(ctx, output(json), verifyChannel(name))
+// -allowRollback=REASON accepts an older channels document than was seen before, once.
+func (Verify) Channel(ctx context.Context, name string, allowRollback *string, json *bool) error {
+	return run(ctx, output(json), verifyChannelAfter(name, text(allowRollback)))
 }
 
 // Image verifies one image, named as NAME:TAG or NAME@sha256:…
@@ -166,9 +167,9 @@ func (Verify) Image(ctx context.Context, ref string, json *bool) error {
 	return run(ctx, output(json), verifyImage(ref))
 }
 
-// SBOM verifies an image's SBOM and prints what is in it.
-func (Verify) SBOM(ctx context.Context, ref string, json *bool) error {
-	return run(ctx, output(json), verifySBOM(ref))
+// SBOM verifies an image's SBOM and prints what is in it. -against=REF prints what changed since.
+func (Verify) SBOM(ctx context.Context, ref string, against *string, json *bool) error {
+	return run(ctx, output(json), verifySBOM(ref, text(against)))
 }
 
 // Local is the embedded default.

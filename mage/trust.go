@@ -31,6 +31,7 @@ type authorities struct {
 	password string // of the private key
 	tokenURL string // where a GitHub Actions job gets its identity
 	token    string // what it shows there
+	gitHub   string // GitHub's API
 }
 
 func readAuthorities() authorities {
@@ -41,6 +42,7 @@ func readAuthorities() authorities {
 		password: variable("CONTAINAI_SIGNING_KEY_PASSWORD", ""),
 		tokenURL: variable("ACTIONS_ID_TOKEN_REQUEST_URL", ""),
 		token:    variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", ""),
+		gitHub:   variable("GITHUB_API_URL", "https://api.github.com"),
 	}
 }
 
@@ -71,6 +73,15 @@ func (a authorities) trust(p family.Policy, localRoot string) (*verify.Trust, er
 		return nil, err
 	}
 	return verify.ParseTrust(p.Instance, content)
+}
+
+// elsewhere is where evidence may be that the registry lacks: what GitHub's own workflows sign is kept
+// by GitHub as well.
+func (a authorities) elsewhere(p family.Policy) (verify.Source, error) {
+	if p.Signer.Issuer != sigstore.GitHubIssuer {
+		return nil, nil
+	}
+	return verify.Attestations(a.gitHub, p.Signer.Repository)
 }
 
 // maxRoot bounds a trusted root, in bytes; the public one has 7 kB.

@@ -1,6 +1,7 @@
 package mage
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,17 +12,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/verify"
 )
 
-// verifyChannel checks everything a channel serves.
-func verifyChannel(name string) command { return verifyChannelAfter(name, "") }
-
-// verifyChannelAfter does so, and with a reason accepts an older document than was seen before.
-// What it accepts is what the next run will have seen.
+// verifyChannelAfter checks everything a channel serves, and with a reason accepts an older document
+// than was seen before. What it accepts is what the next run will have seen.
 func verifyChannelAfter(name, rollback string) command {
 	return func(ctx context.Context, s *session) error {
 		v, w, err := s.verifier(ctx, name)
@@ -72,50 +71,83 @@ func verifyImage(reference string) command {
 	}
 }
 
-// verifySBOM checks an image's SBOMs and prints their components.
-func verifySBOM(reference string) command { return verifySBOMAgainst(reference, "") }
-
-// verifySBOMAgainst prints instead what changed since another reference, which is verified too.
-func verifySBOMAgainst(reference, against string) command {
+// verifySBOM checks an image's SBOMs and prints their components and what was found in them when they
+// were released; or what changed since another reference, which is verified, too.
+func verifySBOM(reference, against string) command {
 	return func(ctx context.Context, s *session) error {
 		v, w, err := s.verifier(ctx, "")
 		if err != nil {
 			return err
 		}
-		documents, now, result, err := sboms(ctx, v, w, reference)
+		now, err := sboms(ctx, v, w, reference)
 		if err != nil {
 			return err
 		}
 		if against == "" {
-			return s.print(documents, func() string { return verifiedText(result) + componentsText(now) })
+			shown := shownSBOM{now.documents, now.result.Reports()}
+			return s.print(shown, func() string {
+				return verifiedText(now.result) + componentsText(now.components) + findingsText(now.result.Reports())
+			})
 		}
-		_, before, _, err := sboms(ctx, v, w, against)
+		before, err := sboms(ctx, v, w, against)
 		if err != nil {
 			return err
 		}
 		changes := map[string][]verify.Change{}
-		for platform := range now {
-			changes[platform] = verify.Compare(before[platform], now[platform])
+		for _, platform := range slices.Concat(slices.Collect(maps.Keys(before.components)), slices.Collect(maps.Keys(now.components))) {
+			changes[platform] = verify.Compare(before.components[platform], now.components[platform])
 		}
 		return s.print(changes, func() string { return changesText(against, reference, changes) })
 	}
 }
 
-// sboms verifies an image and returns its CycloneDX documents and what they list, by platform.
-func sboms(ctx context.Context, v *verify.Verifier, w *workshop, reference string) (map[string]json.RawMessage, map[string][]verify.Component, verify.Result, error) {
+// shownSBOM is the JSON form: CycloneDX documents by platform, and the scans that were attested.
+type shownSBOM struct {
+	Documents map[string]json.RawMessage `json:"documents"`
+	Scans     []evidence.Report          `json:"scans"`
+}
+
+// listed is a verified image with its SBOMs, by platform.
+type listed struct {
+	result     verify.Result
+	documents  map[string]json.RawMessage
+	components map[string][]verify.Component
+}
+
+func sboms(ctx context.Context, v *verify.Verifier, w *workshop, reference string) (listed, error) {
 	name, at := w.member(reference)
 	result, documents, err := v.SBOM(ctx, name, at, w.env.now())
-	if err != nil {
-		return nil, nil, result, err
-	}
-	raw, components := map[string]json.RawMessage{}, map[string][]verify.Component{}
+	l := listed{result, map[string]json.RawMessage{}, map[string][]verify.Component{}}
 	for platform, content := range documents {
-		raw[platform] = content
-		if components[platform], err = verify.Components(content); err != nil {
-			return nil, nil, result, err
+		l.documents[platform] = content
+		var components []verify.Component
+		if err == nil {
+			components, err = verify.Components(content)
 		}
+		l.components[platform] = components
 	}
-	return raw, components, result, nil
+	return l, err
+}
+
+// findingsText tells what the attested scans found: when the image was released, by the database of
+// that day. A newer database has to scan the image anew.
+func findingsText(reports []evidence.Report) string {
+	var out strings.Builder
+	if len(reports) == 0 {
+		out.WriteString("\nno scan was attested: whether there are findings is not known\n")
+	}
+	for _, r := range reports {
+		coverage := "vulnerabilities by the database " + r.Database
+		if r.Vulnerabilities != evidence.Scanned {
+			coverage = "vulnerabilities NOT SCANNED: " + r.Reason
+		}
+		table := term.Table{Head: []string{"severity", "finding", "package", "version", "fixed in"}}
+		for _, f := range r.Findings {
+			table.Rows = append(table.Rows, []string{f.Severity, f.ID, cmp.Or(f.Package, f.Path), f.Version, f.FixedIn})
+		}
+		fmt.Fprintf(&out, "\n%s: %d findings when it was released; secrets, and %s\n%s", term.Escape(r.Cell.Platform), len(r.Findings), term.Escape(coverage), table)
+	}
+	return out.String()
 }
 
 // verifyExport writes the evidence file of a channel, or of all.
@@ -217,7 +249,11 @@ func (s *session) verifier(ctx context.Context, channel string) (*verify.Verifie
 	a := readAuthorities()
 	policy := a.policy(w.fam, channel, w.loopback())
 	trust, err := a.trust(policy, w.localRoot())
-	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: trust, Policy: policy}, w, err
+	if err != nil {
+		return nil, nil, err
+	}
+	elsewhere, err := a.elsewhere(policy)
+	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: trust, Policy: policy, Elsewhere: elsewhere}, w, err
 }
 
 func (s *session) printVerified(r verify.Result) error {

@@ -220,7 +220,7 @@ func (w *walk) documentIsNotOlderThanSeen(context.Context) error {
 		return nil
 	}
 	return refuse(fault.Refused, "channels document", Replayed, "it is generation %d, and %d was seen", w.document.Generation, w.Seen.Generation).
-		WithHint("if its owners confirm that the registry was restored: -allow-rollback=REASON, which is reported")
+		WithHint("if its owners confirm that the registry was restored, allow the rollback and say why: mage verify:channel %s -allowRollback=REASON", w.channel)
 }
 
 func (w *walk) documentIsTheOneOfItsGeneration(context.Context) error {

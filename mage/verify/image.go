@@ -10,6 +10,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
@@ -72,6 +73,9 @@ func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, 
 		result.Checks = append(result.Checks, r.Checks...)
 		if i > 0 {
 			platforms[subjects[i].Platform] = r.statements
+			if report, ok, err := report(sigstore.Verified{Statement: r.statements[family.DemandScan]}); ok && err == nil {
+				result.reports = append(result.reports, report)
+			}
 		}
 	}
 	if err == nil {

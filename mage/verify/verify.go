@@ -76,7 +76,12 @@ type Result struct {
 	Checks     []Check       `json:"checks"`
 
 	statements statements
+	reports    []evidence.Report
 }
+
+// Reports are the scans that were verified of an image's platforms: what was found when it was
+// released, by the database that each of them names.
+func (r Result) Reports() []evidence.Report { return r.reports }
 
 func (r *Result) hold(subject, what, format string, args ...any) {
 	r.Checks = append(r.Checks, Check{Subject: subject, What: what, Found: fmt.Sprintf(format, args...)})
