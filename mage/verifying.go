@@ -55,14 +55,14 @@ func (w *workshop) seenAs() string {
 	return w.public + "/" + w.fam.Name
 }
 
-// verifyImage checks one image.
+// verifyImage checks one image. A tag that is a channel's name promises what that channel demands.
 func verifyImage(reference string) command {
 	return func(ctx context.Context, s *session) error {
-		v, w, err := s.verifier(ctx, "")
+		name, at := member(reference)
+		v, _, err := s.verifier(ctx, at)
 		if err != nil {
 			return err
 		}
-		name, at := w.member(reference)
 		result, err := v.Image(ctx, name, at, s.env.now())
 		if err != nil {
 			return err
@@ -75,11 +75,11 @@ func verifyImage(reference string) command {
 // were released; or what changed since another reference, which is verified, too.
 func verifySBOM(reference, against string) command {
 	return func(ctx context.Context, s *session) error {
-		v, w, err := s.verifier(ctx, "")
+		w, err := s.openWorkshop(ctx, false)
 		if err != nil {
 			return err
 		}
-		now, err := sboms(ctx, v, w, reference)
+		now, err := sboms(ctx, w, reference)
 		if err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func verifySBOM(reference, against string) command {
 				return verifiedText(now.result) + componentsText(now.components) + findingsText(now.result.Reports())
 			})
 		}
-		before, err := sboms(ctx, v, w, against)
+		before, err := sboms(ctx, w, against)
 		if err != nil {
 			return err
 		}
@@ -114,8 +114,12 @@ type listed struct {
 	components map[string][]verify.Component
 }
 
-func sboms(ctx context.Context, v *verify.Verifier, w *workshop, reference string) (listed, error) {
-	name, at := w.member(reference)
+func sboms(ctx context.Context, w *workshop, reference string) (listed, error) {
+	name, at := member(reference)
+	v, err := w.verifier(at)
+	if err != nil {
+		return listed{}, err
+	}
 	result, documents, err := v.SBOM(ctx, name, at, w.env.now())
 	l := listed{result, map[string]json.RawMessage{}, map[string][]verify.Component{}}
 	for platform, content := range documents {
@@ -236,24 +240,30 @@ func onLoopback(registry string) bool {
 	return registry == "" || err == nil && repo.Loopback()
 }
 
-// verifier opens what verification needs; without a channel the family's own policy counts.
+// verifier opens what verification needs.
 func (s *session) verifier(ctx context.Context, channel string) (*verify.Verifier, *workshop, error) {
 	w, err := s.openWorkshop(ctx, false)
 	if err != nil {
 		return nil, nil, err
 	}
+	v, err := w.verifier(channel)
+	return v, w, err
+}
+
+// verifier judges by the policy of a channel; any other name gives the family's own.
+func (w *workshop) verifier(channel string) (*verify.Verifier, error) {
 	repositories, err := newRegistryPort(w.client, w.fam.Members())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	a := readAuthorities()
 	policy := a.policy(w.fam, channel, w.loopback())
 	trust, err := a.trust(policy, w.localRoot())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	elsewhere, err := a.elsewhere(policy)
-	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: trust, Policy: policy, Elsewhere: elsewhere}, w, err
+	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: trust, Policy: policy, Elsewhere: elsewhere}, err
 }
 
 func (s *session) printVerified(r verify.Result) error {
@@ -261,7 +271,7 @@ func (s *session) printVerified(r verify.Result) error {
 }
 
 // member takes "[host/owner/]name[:tag|@digest]" apart; without a tag it is dev.
-func (w *workshop) member(reference string) (name, at string) {
+func member(reference string) (name, at string) {
 	reference = reference[strings.LastIndex(reference, "/")+1:]
 	if name, at, ok := strings.Cut(reference, "@"); ok {
 		return name, at

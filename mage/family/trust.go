@@ -265,7 +265,7 @@ func (r *reader) denial(n *yaml.Node) (d Denial) {
 		"commit": func(v *yaml.Node) { d.Commit = r.text(v) },
 		"reason": func(v *yaml.Node) { d.Reason = r.text(v) },
 	}, "reason")
-	if (d.Digest == "") == (d.Commit == "") || d.Digest != "" && d.Digest.Validate() != nil || d.Commit != "" && !commitGrammar.MatchString(d.Commit) {
+	if (d.Digest == "") == (d.Commit == "") || d.Digest != "" && (d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256) || d.Commit != "" && !commitGrammar.MatchString(d.Commit) {
 		r.complain(n.Line, "a denial names one digest (sha256:…) or one commit (40 hex digits)")
 	}
 	return d

@@ -88,6 +88,10 @@ func missingInRegistry() []fraud {
 				o.who = &w
 			}
 		}}, nil},
+		{"D5", "everything annotated as the provenance that is missing", fault.Unverified, verify.Missing, plot{
+			annotate: func(string) string { return evidence.Provenance },
+			unsigned: func(m, p, q string) bool { return m == "tiny-1" && p == "" && q == evidence.Provenance },
+		}, nil},
 		{"D5", "an SBOM document that was altered", fault.Forged, verify.WrongSBOM, plot{sbom: func(m, _, document string) string {
 			if m == "tiny-payload" {
 				return strings.Replace(document, "zlib", "glib", 1)

@@ -358,6 +358,13 @@ func TestFloods(t *testing.T) {
 	}
 }
 
+func TestAnnotationsAreNotBelieved(t *testing.T) {
+	w := newWorld(t, plot{annotate: func(string) string { return "https://evil.example" }})
+	if _, err := w.verifier.Channel(t.Context(), "dev", w.now); err != nil {
+		t.Errorf("disturbed: %v", err)
+	}
+}
+
 // flood attaches so much to an image.
 func (w *world) flood(ctx context.Context, t *testing.T, artifactType string, n int, content string) {
 	t.Helper()

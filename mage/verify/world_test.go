@@ -88,6 +88,7 @@ type plot struct {
 	document func(*release.Document)
 	order    func(member, platform, predicate string, o *order)
 	unsigned func(member, platform, predicate string) bool
+	annotate func(predicate string) string                  // what an attachment says that it is
 	sbom     func(member, platform, document string) string // that hangs there
 	content  func(name string, fetch string) string         // a layer's content
 	index    func([]graph.Node) []graph.Node                // what an index names, after the record was written
@@ -275,6 +276,9 @@ func (w *world) attest(ctx context.Context, p plot, c release.Claim) {
 		o.payload = must(json.Marshal(must(evidence.NewStatement(c.Member, c.Subject.Digest, c.Predicate, predicate))))
 	}
 	annotations := map[string]string{evidence.BundleContent: "dsse-envelope", evidence.BundlePredicate: c.Predicate}
+	if p.annotate != nil {
+		annotations[evidence.BundlePredicate] = p.annotate(c.Predicate)
+	}
 	bundle := []byte(nil)
 	if p.signer != nil {
 		st := evidence.Statement{}
