@@ -20,13 +20,13 @@ import (
 )
 
 // TestOtherMakersToolsReadAndVerifyWhatWeReleased serves a release with local:serve and lets
-// crane, oras, skopeo and cosign read it. They are built from testdata/peers, cosign alone in
-// minutes, so it belongs to testDeep.
+// crane, oras, skopeo and both cosigns read it, as docs/verification.md says. They are built from
+// testdata/peers and testdata/peers3, each cosign in minutes, so it belongs to testDeep.
 func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 	if os.Getenv("CONTAINAI_DEEP") == "" {
 		t.Skip("building the peers takes minutes: mage testDeep runs it")
 	}
-	peers := buildPeers(t)
+	peers := install(t, cosigns()["v2.6.5"].module)
 	f := newFamilyClone(t)
 	f.release(t)
 	owner := f.serve(t) + "/tiny"
@@ -68,47 +68,21 @@ func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 			t.Errorf("what oras pulled is not what was packed: %v", err)
 		}
 	})
-	t.Run("cosign accepts the image and refuses a tampered copy", func(t *testing.T) {
-		good := owner + "/tiny@" + strings.TrimSpace(string(output(t, peers+"/crane", "digest", "--insecure", owner+"/tiny:dev")))
-		for _, args := range cosignChecks(f) {
-			output(t, peers+"/cosign", append(args, good)...)
-		}
-		bad := f.tamper(t, owner)
-		for _, args := range cosignChecks(f) {
-			if out, err := exec.CommandContext(t.Context(), peers+"/cosign", append(args, bad)...).CombinedOutput(); err == nil {
-				t.Errorf("cosign %v accepted a tampered copy:\n%s", args[0], out)
+	good := owner + "/tiny@" + strings.TrimSpace(string(output(t, peers+"/crane", "digest", "--insecure", owner+"/tiny:dev")))
+	bad := f.tamper(t, owner)
+	root := filepath.Join(f.dir, ".containai", "sigstore", "trusted_root.json")
+	for version, c := range cosigns() {
+		t.Run("cosign "+version+" accepts the image and refuses a tampered copy", func(t *testing.T) {
+			program := filepath.Join(install(t, c.module), "cosign")
+			for _, predicate := range []string{evidence.Signature, evidence.Provenance} {
+				args := c.command(root, sigstore.LocalBuilder, predicate)
+				output(t, program, append(args, good)...)
+				if out, err := exec.CommandContext(t.Context(), program, append(args, bad)...).CombinedOutput(); err == nil {
+					t.Errorf("%s is accepted of a tampered copy:\n%s", predicate, out)
+				}
 			}
-		}
-	})
-}
-
-// cosignChecks are the command lines that verify a release with the exported trust root, without the reference.
-func cosignChecks(f familyClone) [][]string {
-	trust := []string{
-		"--trusted-root", filepath.Join(f.dir, ".containai", "sigstore", "trusted_root.json"),
-		"--certificate-identity", sigstore.LocalBuilder, "--certificate-oidc-issuer", sigstore.LocalIssuer,
-		"--new-bundle-format", "--use-signed-timestamps", "--allow-http-registry", "--allow-insecure-registry",
+		})
 	}
-	return [][]string{
-		append([]string{"verify"}, trust...),
-		append([]string{"verify-attestation", "--type", "slsaprovenance1"}, trust...),
-	}
-}
-
-// buildPeers builds the tools of testdata/peers into the user's cache.
-func buildPeers(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	bin := filepath.Join(cache, "containai", "peers")
-	c := exec.CommandContext(t.Context(), "go", "install", "tool")
-	c.Dir, c.Env = "../testdata/peers", append(os.Environ(), "GOBIN="+bin, "GOFLAGS=-mod=readonly")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("building the peers: %v\n%s", err, out)
-	}
-	return bin
 }
 
 // serve runs local:serve until the test ends and returns its address.

@@ -1,0 +1,124 @@
+package mage_test
+
+import (
+	"bytes"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containai/containai/mage/internal/sigstore"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/verify"
+)
+
+// What docs/benchmarks.md promises of a family of eight images on two platforms.
+const (
+	benchImages = 8
+	signLimit   = 10 * time.Second // to sign and attach everything
+	checkLimit  = time.Second      // to verify everything from one file
+	checkGain   = 10               // times as fast as cosign, at least
+)
+
+// BenchmarkSignFamily signs and attaches every statement about a published family, with a Sigstore
+// of this machine that is running: one certificate, and a log entry and a timestamp for each.
+func BenchmarkSignFamily(b *testing.B) {
+	signed := 0
+	for b.Loop() {
+		b.StopTimer()
+		f := newSignedFamily(b, benchImages)
+		f.release(b, pipeline.UntilPublish)
+		b.StartTimer()
+		began := time.Now()
+		signed = f.release(b, pipeline.UntilAttest).Attested
+		if took := time.Since(began); took > signLimit {
+			b.Errorf("signing took %v, more than %v", took, signLimit)
+		}
+	}
+	b.ReportMetric(float64(signed), "statements")
+}
+
+// BenchmarkStartSigstore starts the local Sigstore: the first time, which makes its keys, and the
+// times after it, which find them.
+func BenchmarkStartSigstore(b *testing.B) {
+	const limit = 2 * time.Second
+	helper := sigstoreHelper(b)
+	for name, fresh := range map[string]bool{"first": true, "again": false} {
+		b.Run(name, func(b *testing.B) {
+			kept := filepath.Join(b.TempDir(), "sigstore")
+			for b.Loop() {
+				dir := kept
+				if fresh {
+					dir = filepath.Join(b.TempDir(), "sigstore")
+				}
+				began := time.Now()
+				l, err := sigstore.StartLocal(b.Context(), helper, dir, sigstore.Claims{
+					Repository: signedSource, Ref: "refs/heads/main", Commit: "1111111111111111111111111111111111111111", Workflow: "family.yaml",
+				})
+				if took := time.Since(began); err == nil && took > limit {
+					b.Errorf("starting took %v, more than %v", took, limit)
+				}
+				b.StopTimer()
+				if err != nil || l.Close() != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// BenchmarkVerifyFamily verifies a channel and everything it serves from one evidence file, beside
+// cosign asked about the same statements one after the other, as people script it.
+func BenchmarkVerifyFamily(b *testing.B) {
+	f := newSignedFamily(b, benchImages)
+	f.release(b, pipeline.UntilPromote)
+	var file bytes.Buffer
+	if err := verify.Export(b.Context(), &file, f.fam, f.stages.Registry); err != nil {
+		b.Fatal(err)
+	}
+	var ours time.Duration
+	b.Run("ours", func(b *testing.B) {
+		began := time.Now()
+		for b.Loop() {
+			f.verifyFile(b, file.Bytes())
+		}
+		if ours = time.Since(began) / time.Duration(b.N); ours > checkLimit {
+			b.Errorf("verifying took %v, more than %v", ours, checkLimit)
+		}
+	})
+	claims := f.statements(b)
+	for version, c := range cosigns() {
+		b.Run("cosign "+version, func(b *testing.B) {
+			program := filepath.Join(install(b, c.module), "cosign")
+			began := time.Now()
+			for b.Loop() {
+				for _, claim := range claims {
+					args := c.command(f.local.Services.TrustedRoot, sigstore.LocalBuilder, claim.Predicate)
+					if out, err := exec.CommandContext(b.Context(), program, append(args, f.at(claim))...).CombinedOutput(); err != nil {
+						b.Fatalf("%v\n%s", err, out)
+					}
+				}
+			}
+			theirs := time.Since(began) / time.Duration(b.N)
+			b.ReportMetric(float64(len(claims)), "statements")
+			b.ReportMetric(theirs.Seconds()/ours.Seconds(), "times-ours")
+			if theirs < checkGain*ours {
+				b.Errorf("cosign took %v, ours %v: less than %d times as long", theirs, ours, checkGain)
+			}
+		})
+	}
+}
+
+// verifyFile reads an evidence file and verifies the channel in it, as verify:offline does.
+func (f *signedFamily) verifyFile(tb testing.TB, content []byte) {
+	tb.Helper()
+	opened, err := verify.OpenFile(bytes.NewReader(content))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	v := verify.Verifier{Family: f.fam, Registry: opened, Trust: f.trust, Policy: f.policy}
+	if _, err := v.Channel(tb.Context(), "dev", time.Now()); err != nil {
+		tb.Fatal(err)
+	}
+}
