@@ -71,6 +71,17 @@ func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 	good := owner + "/tiny@" + strings.TrimSpace(string(output(t, peers+"/crane", "digest", "--insecure", owner+"/tiny:dev")))
 	bad := f.tamper(t, owner)
 	root := filepath.Join(f.dir, ".containai", "sigstore", "trusted_root.json")
+	t.Run("sigstore-js accepts what cosign downloads", func(t *testing.T) {
+		downloaded := output(t, peers+"/cosign", "download", "attestation", "--predicate-type", evidence.Provenance, good)
+		bundle := filepath.Join(t.TempDir(), "bundle.json")
+		if err := os.WriteFile(bundle, downloaded, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, of, _ := strings.Cut(good, "@")
+		if v := installSigstoreJS(t).judge(t, root, sigstore.LocalBuilder, []string{of + "=" + bundle}); v[0].Predicate != evidence.Provenance {
+			t.Errorf("sigstore-js says %+v", v)
+		}
+	})
 	for version, c := range cosigns() {
 		t.Run("cosign "+version+" accepts the image and refuses a tampered copy", func(t *testing.T) {
 			program := filepath.Join(install(t, c.module), "cosign")

@@ -117,17 +117,17 @@ func TestSigstoreJSAcceptsWhatIsReleasedAndRefusesItsTwins(t *testing.T) {
 			bad = append(bad, write(w.Claim, b))
 		}
 	}
-	for i, verdict := range js.judge(t, f, sigstore.LocalBuilder, good) {
+	for i, verdict := range js.judge(t, f.local.Services.TrustedRoot, sigstore.LocalBuilder, good) {
 		if verdict.Predicate != claims[i].Predicate {
 			t.Errorf("%s of %s %s: %+v", claims[i].Predicate, claims[i].Member, claims[i].Platform, verdict)
 		}
 	}
-	for i, verdict := range js.judge(t, f, sigstore.LocalBuilder, bad) {
+	for i, verdict := range js.judge(t, f.local.Services.TrustedRoot, sigstore.LocalBuilder, bad) {
 		if verdict.Refused == "" {
 			t.Errorf("%s is accepted", bad[i])
 		}
 	}
-	for i, verdict := range js.judge(t, f, sigstore.LocalBuilder+"/fork", good[:1]) {
+	for i, verdict := range js.judge(t, f.local.Services.TrustedRoot, sigstore.LocalBuilder+"/fork", good[:1]) {
 		if verdict.Refused == "" {
 			t.Errorf("%s is accepted of another signer", good[i])
 		}
@@ -190,11 +190,11 @@ func installSigstoreJS(t *testing.T) sigstoreJS {
 }
 
 // judge runs verify.mjs over DIGEST=FILE pairs.
-func (js sigstoreJS) judge(t *testing.T, f *signedFamily, signer string, pairs []string) []verdict {
+func (js sigstoreJS) judge(t *testing.T, root, signer string, pairs []string) []verdict {
 	t.Helper()
 	platform := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
 	node := filepath.Join(js.dir, "node_modules", "node-linux-"+platform, "bin", "node")
-	args := append([]string{filepath.Join(js.dir, "verify.mjs"), f.local.Services.TrustedRoot, sigstore.LocalIssuer, signer}, pairs...)
+	args := append([]string{filepath.Join(js.dir, "verify.mjs"), root, sigstore.LocalIssuer, signer}, pairs...)
 	var stderr bytes.Buffer
 	c := exec.CommandContext(t.Context(), node, args...)
 	c.Stderr = &stderr
