@@ -23,8 +23,8 @@ func LocalSigner(repository string) family.Signer {
 	return family.Signer{Issuer: LocalIssuer, Builder: LocalBuilder, Repository: repository}
 }
 
-// complete refuses a question that leaves open who may answer it.
-func (e Expect) complete(subject digest.Digest, instance family.Instance) error {
+// Complete refuses a question that leaves open who may answer it.
+func (e Expect) Complete(subject digest.Digest, instance family.Instance) error {
 	if err := subject.Validate(); err != nil || subject.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("the subject %q is not a SHA-256 digest", subject)
 	}

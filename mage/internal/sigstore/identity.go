@@ -134,6 +134,19 @@ func identityOfCertificate(c *x509.Certificate) (evidence.Identity, error) {
 	return id, nil
 }
 
+// CheckCertificate compares a certificate whose chain was verified elsewhere with the expected signer.
+func CheckCertificate(c *x509.Certificate, want Expect) ([]Fact, error) {
+	id, err := identityOfCertificate(c)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", WrongIdentity, err)
+	}
+	facts := signerFacts(id, want)
+	if err := agree(facts); err != nil {
+		return nil, fmt.Errorf("%w: %w", WrongIdentity, err)
+	}
+	return facts, nil
+}
+
 // certificateCheck is one thing that a certificate must say without ambiguity.
 type certificateCheck func(*x509.Certificate, certificate.Extensions) error
 

@@ -24,8 +24,12 @@ import (
 // and needs no network.
 type Trust struct {
 	instance family.Instance
-	verifier *verify.Verifier // nil for keys: each expected signer brings its own
+	material root.TrustedMaterial // nil for keys
+	verifier *verify.Verifier     // nil for keys: each expected signer brings its own
 }
+
+// Material is the instance's authorities, logs and timestamp authorities; nil for keys.
+func (t *Trust) Material() root.TrustedMaterial { return t.material }
 
 // ParseTrust reads an instance's trusted_root.json. The public instance has one built in, which
 // empty content asks for; keys need none. An instance whose root is not there is
@@ -55,7 +59,7 @@ func ParseTrust(instance family.Instance, content []byte) (*Trust, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "parsing", "trusted root")
 	}
-	return &Trust{instance, verifier}, nil
+	return &Trust{instance, material, verifier}, nil
 }
 
 // thresholds are how many authorities of each sort must have spoken for a signature.

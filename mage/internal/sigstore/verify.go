@@ -28,7 +28,7 @@ type Verified struct {
 // about exactly this subject. What does not match is fault.Forged with a [Reason]; an incomplete
 // question is fault.Invalid.
 func (t *Trust) Verify(bundleJSON []byte, subject digest.Digest, want Expect) (Verified, error) {
-	if err := want.complete(subject, t.instance); err != nil {
+	if err := want.Complete(subject, t.instance); err != nil {
 		return Verified{}, fault.Wrap(err, fault.Invalid, "verifying bundle of", subject.String())
 	}
 	v, err := t.verify(bundleJSON, subject, want)
