@@ -2,6 +2,7 @@ package mage_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -15,13 +16,17 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containai/containai/mage"
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/verify"
+	"github.com/containai/containai/mage/verify/legacy"
 )
 
 // The tests here have other makers' verifiers judge what a release signed: every statement about
@@ -218,12 +223,14 @@ func (js sigstoreJS) judge(t *testing.T, root, signer string, pairs []string) []
 type cosign struct {
 	module string
 	flags  []string // what this version needs to find bundles and their times
+
+	keyFlags []string // the same where a key signed, without time
 }
 
 func cosigns() map[string]cosign {
 	return map[string]cosign{
-		"v2.6.5": {"../testdata/peers", []string{"--new-bundle-format", "--use-signed-timestamps"}},
-		"v3.1.3": {"../testdata/peers3", nil},
+		"v2.6.5": {"../testdata/peers", []string{"--new-bundle-format", "--use-signed-timestamps"}, []string{"--new-bundle-format"}},
+		"v3.1.3": {"../testdata/peers3", nil, nil},
 	}
 }
 
@@ -286,5 +293,68 @@ func TestCosignAcceptsWhatIsReleasedAndRefusesItsTwins(t *testing.T) {
 			}
 			t.Logf("%d statements accepted, the same of as many twins refused", len(claims))
 		})
+	}
+}
+
+// TestACosignKeyPairSignsAndItsOldSignaturesAreRead has cosign make a key pair, releases with it,
+// and has both cosigns verify with its public half. What cosign itself signs with it in the format
+// before bundles is read by mage/verify/legacy.
+func TestACosignKeyPairSignsAndItsOldSignaturesAreRead(t *testing.T) {
+	if os.Getenv("CONTAINAI_DEEP") == "" {
+		t.Skip("compiling cosign takes minutes: mage testDeep runs it")
+	}
+	dir := t.TempDir()
+	run := func(c cosign, args ...string) ([]byte, error) {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(install(t, c.module), "cosign"), args...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "COSIGN_PASSWORD=correct horse")
+		return cmd.CombinedOutput()
+	}
+	succeed := func(c cosign, args ...string) {
+		t.Helper()
+		if out, err := run(c, args...); err != nil {
+			t.Fatalf("cosign %v: %v\n%s", args, err, out)
+		}
+	}
+	old := cosigns()["v2.6.5"]
+	succeed(old, "generate-key-pair")
+	public := string(must(os.ReadFile(filepath.Join(dir, "cosign.pub"))))
+	f := newSignedFamily(t, 2)
+	signer, err := sigstore.NewKeySigner(must(os.ReadFile(filepath.Join(dir, "cosign.key"))), []byte("correct horse"), evidence.Identity{
+		BuilderID: sigstore.LocalBuilder, BuildType: evidence.LocalBuildType, Repository: signedSource,
+		Ref: f.plan.Source.Ref, Commit: f.plan.Source.Commit, WorkflowPath: "family.yaml", InvocationID: "1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := family.Policy{Instance: family.Key, Signer: family.Signer{Key: public, Repository: signedSource}}
+	trust := must(verify.ParseTrust(family.Key, nil))
+	f.stages.Signer = func(context.Context) (pipeline.Signer, error) { return signer, nil }
+	f.stages.Verifier = mage.NewTrustPort(trust, policy.Signer)
+	f.release(t, pipeline.UntilPromote)
+	if err := os.WriteFile(filepath.Join(dir, "root.json"), []byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	claim := f.claims(t)[0]
+	evil := f.twinOf(t, claim)
+	for version, c := range cosigns() {
+		args := append([]string{"verify", "--key", "cosign.pub", "--trusted-root", "root.json", "--insecure-ignore-tlog", "--allow-http-registry"}, c.keyFlags...)
+		succeed(c, append(args, f.at(claim))...)
+		if out, err := run(c, append(args, f.at(evil.Claim))...); err == nil || !bytes.Contains(out, []byte("no matching")) {
+			t.Errorf("cosign %s on a twin: %v\n%s", version, err, out)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "predicate.json"), must(json.Marshal(evidence.NewSLSA(signer.Identity(), nil))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	offline := []string{"--key", "cosign.key", "--tlog-upload=false", "--yes", "--allow-http-registry"}
+	succeed(old, append(append([]string{"sign"}, offline...), f.at(claim))...)
+	succeed(old, append(append([]string{"attest", "--type", "slsaprovenance1", "--predicate", "predicate.json"}, offline...), f.at(claim))...)
+	_, subject, err := ref.Parse(f.at(claim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := legacy.Read(t.Context(), subject, trust, policy)
+	if err != nil || found.Signatures != 1 || len(found.Attestations) != 1 || found.Attestations[0].PredicateType != evidence.Provenance {
+		t.Errorf("legacy.Read = %+v, %v", found, err)
 	}
 }
