@@ -24,6 +24,8 @@ type environment struct {
 	platforms []string // empty: the host's platform
 	caBundle  string   // path of the CA certificates for builds
 	database  string   // directory of a Trivy vulnerability database
+	gitToken  string   // for the ledger's remote alone, and no other program
+	sshAgent  string   // socket of the agent that opens an SSH remote
 	actor     string   // who moves a channel
 	run       string   // which run moves it
 	library   string   // directory of this library's source
@@ -59,6 +61,8 @@ func readEnvironment() (environment, error) {
 		buildkit: variable("BUILDKIT_HOST", ""),
 		caBundle: firstFile(variable("CONTAINAI_CA_BUNDLE", ""), variable("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt"),
 		database: variable("CONTAINAI_VULNERABILITY_DB", ""),
+		gitToken: variable("GITHUB_TOKEN", ""),
+		sshAgent: variable("SSH_AUTH_SOCK", ""),
 		actor:    variable("USER", "local user"),
 		run:      "local",
 		library:  libraryDirectory(),

@@ -2,7 +2,10 @@ package mage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
@@ -22,11 +25,7 @@ func history(channel, at string) command {
 		if err != nil {
 			return err
 		}
-		log, err := w.openLedger(ctx)
-		if err != nil {
-			return err
-		}
-		steps, err := release.Steps(log.History(ctx), channel)
+		steps, err := w.readHistory(ctx, channel)
 		if err != nil {
 			return err
 		}
@@ -40,10 +39,28 @@ func history(channel, at string) command {
 	}
 }
 
+// readHistory reads the ledger, or, when its remote does not answer, what this clone has of it.
+func (w *workshop) readHistory(ctx context.Context, channel string) ([]release.Step, error) {
+	log, err := w.openLedger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := release.Steps(log.History(ctx), channel)
+	if !errors.Is(err, fault.Unavailable) {
+		return steps, err
+	}
+	kept, offline := release.Steps(log.Offline().History(ctx), channel)
+	if offline != nil {
+		return nil, err
+	}
+	w.progress.Note("history", w.fam.Ledger.Branch, "as this clone last saw it; the remote does not answer: "+err.Error())
+	return kept, nil
+}
+
 // servedAt keeps the step of each channel that was in force at a time.
 func servedAt(w *workshop, steps []release.Step, channel string, at time.Time) ([]release.Step, error) {
 	served := []release.Step{}
-	for name := range w.fam.Channels {
+	for _, name := range slices.Sorted(maps.Keys(w.fam.Channels)) {
 		if channel != "" && channel != name {
 			continue
 		}

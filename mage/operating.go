@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
@@ -78,9 +81,6 @@ func operate(in intent, plan planner) command {
 		if err != nil {
 			return err
 		}
-		if _, ok := w.fam.Channels[in.channel]; !ok {
-			return fault.New(fault.Invalid, "reading", "-channel="+in.channel, "the family has no such channel")
-		}
 		if in.breakglass && in.reason == "" {
 			return fault.New(fault.Invalid, "reading", "-breakglass", "it needs a -reason: the history will show both")
 		}
@@ -90,29 +90,49 @@ func operate(in intent, plan planner) command {
 		if err != nil {
 			return err
 		}
-		return w.carryOut(ctx, p, in, change)
+		return w.carryOut(ctx, in, change, p.Apply)
+	}
+}
+
+// applier does what a change says.
+type applier func(context.Context, pipeline.Change) (release.Head, []pipeline.TagMove, error)
+
+// ofChannel is a planner for a channel that the family has.
+func ofChannel(in intent, plan planner) planner {
+	return func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+		if _, ok := p.Family.Channels[in.channel]; !ok {
+			return pipeline.Change{}, fault.New(fault.Invalid, "reading", "-channel="+in.channel, "the family has no such channel")
+		}
+		return plan(ctx, p, m)
 	}
 }
 
 // operation is what an operation prints with -json.
 type operation struct {
 	pipeline.Change
-	Steps   []string           `json:"steps"`
-	Applied bool               `json:"applied"`
-	Moved   []pipeline.TagMove `json:"moved"` // tags that were moved
+	Steps    []string           `json:"steps"`
+	Unproved map[string]string  `json:"unproved,omitempty"` // channel that is not adopted → why
+	Applied  bool               `json:"applied"`
+	Moved    []pipeline.TagMove `json:"moved"` // tags that were moved
 }
 
 // carryOut shows a change, and with -apply makes it.
-func (w *workshop) carryOut(ctx context.Context, p *pipeline.Pipeline, in intent, change pipeline.Change) error {
+func (w *workshop) carryOut(ctx context.Context, in intent, change pipeline.Change, apply applier) error {
+	return w.carryOutBeside(ctx, in, operation{Change: change}, apply)
+}
+
+// carryOutBeside is carryOut for an operation that says more than its change.
+func (w *workshop) carryOutBeside(ctx context.Context, in intent, done operation, apply applier) error {
+	change := done.Change
 	if in.out != "" {
 		if err := savePlan(in.out, change); err != nil {
 			return err
 		}
 	}
-	done := operation{Change: change, Steps: change.Steps(), Moved: []pipeline.TagMove{}}
+	done.Steps, done.Moved = change.Steps(), []pipeline.TagMove{}
 	if in.apply && !change.Empty() {
 		w.say(planText(change))
-		_, moved, err := p.Apply(ctx, change)
+		_, moved, err := apply(ctx, change)
 		if err != nil {
 			return w.dispatchHint(err, in)
 		}
@@ -135,7 +155,28 @@ func planText(c pipeline.Change) string {
 	for i, step := range c.Steps() {
 		fmt.Fprintf(&b, "  %2d  %s\n", i+1, term.Escape(step))
 	}
+	for _, d := range c.Differences {
+		fmt.Fprintf(&b, "  %s\n", term.Escape(strings.TrimSpace(d.Member+" "+d.Platform)))
+		for _, line := range []struct {
+			what string
+			list []string
+		}{{"packages", d.Packages}, {"vulnerabilities that come", d.Introduced}, {"vulnerabilities that go", d.Fixed}, {"not known", d.Unknown}} {
+			if len(line.list) > 0 {
+				fmt.Fprintf(&b, "      %s: %s\n", line.what, term.Escape(shortList(line.list)))
+			}
+		}
+	}
 	return b.String()
+}
+
+// maxListed bounds what a plan lists of one kind; -json has all.
+const maxListed = 12
+
+func shortList(list []string) string {
+	if more := len(list) - maxListed; more > 0 {
+		return strings.Join(list[:maxListed], ", ") + fmt.Sprintf(" and %d more", more)
+	}
+	return strings.Join(list, ", ")
 }
 
 func doneText(o operation, in intent) string {
@@ -152,13 +193,15 @@ func doneText(o operation, in intent) string {
 
 // dispatchHint tells somebody who may not sign where the same operation can be asked for.
 func (w *workshop) dispatchHint(err error, in intent) error {
-	kind, _ := fault.KindOf(err)
-	if kind != fault.Environment || w.client.Base().Loopback() {
+	if !errors.Is(err, pipeline.ErrNotMover) || in.breakglass || w.client.Base().Loopback() || !strings.HasPrefix(in.again, "mage ops:rollback") {
 		return err
 	}
+	command := "gh workflow run rollback.yml -f channel=" + shellQuote(in.channel)
+	if in.to != "" {
+		command += " -f to=" + shellQuote(in.to)
+	}
 	return &fault.Error{Op: "applying", Subject: in.channel, Kind: fault.Environment, Err: err,
-		Hint: fmt.Sprintf("no identity of this machine may move %s; dispatch the workflow: gh workflow run rollback.yml -f channel=%s -f to=%s -f reason=%s",
-			in.channel, shellQuote(in.channel), shellQuote(in.to), shellQuote(in.reason))}
+		Hint: command + " -f reason=" + shellQuote(in.reason)}
 }
 
 // maxPlan bounds a saved plan, in bytes.
@@ -198,12 +241,12 @@ func applyPlan(path string) command {
 		if err != nil {
 			return err
 		}
-		return w.carryOut(ctx, p, intent{channel: "prod", apply: true}, change)
+		return w.carryOut(ctx, intent{apply: true}, change, p.ApplySaved)
 	}
 }
 
 func promote(in intent) command {
-	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+	return operate(in, ofChannel(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
 		if in.to == "" {
 			return pipeline.Change{}, fault.New(fault.Invalid, "promoting to", in.channel, "it was not said what").
 				WithHint("add -to= with a commit, a version, a record's digest or another channel")
@@ -217,22 +260,22 @@ func promote(in intent) command {
 			return pipeline.Change{}, err
 		}
 		return p.PlanPromotion(ctx, pipeline.Promotion{Published: pub, Channel: in.channel, Version: version, Moved: m})
-	})
+	}))
 }
 
 func rollback(in intent) command {
-	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+	return operate(in, ofChannel(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
 		if m.Reason == "" && !in.apply {
 			m.Reason = "(the reason given with -reason)"
 		}
 		return p.PlanRollback(ctx, in.channel, in.to, m, in.bad)
-	})
+	}))
 }
 
 func hold(in intent, frozen bool) command {
-	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
+	return operate(in, ofChannel(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
 		return p.PlanHold(ctx, in.channel, m, frozen)
-	})
+	}))
 }
 
 func refresh(in intent) command {
@@ -254,36 +297,19 @@ func adopt(in intent) command {
 			return err
 		}
 		adoption, err := p.PlanAdopt(ctx, w.moved(in.reason))
-		for channel, why := range adoption.Unproved {
-			w.progress.Note("adopt", channel, "left out: "+why)
+		for _, channel := range slices.Sorted(maps.Keys(adoption.Unproved)) {
+			w.progress.Note("adopt", channel, "left out: "+adoption.Unproved[channel])
 		}
 		if err != nil {
 			return err
 		}
-		return w.carryOut(ctx, p, in, adoption.Change)
+		return w.carryOutBeside(ctx, in, operation{Change: adoption.Change, Unproved: adoption.Unproved}, p.Apply)
 	}
 }
 
 // retag gives the whole family another movable name; no channel, no ledger, no document.
 func retag(in intent, from string) command {
-	return func(ctx context.Context, s *session) error {
-		w, p, _, err := s.openPipeline(ctx, true)
-		if err != nil {
-			return err
-		}
-		change, err := p.PlanRetag(ctx, from, in.to)
-		if err != nil {
-			return err
-		}
-		done := operation{Change: change, Steps: change.Steps(), Moved: []pipeline.TagMove{}}
-		if in.apply && !change.Empty() {
-			moved, err := p.Retag(ctx, change)
-			if err != nil {
-				return err
-			}
-			done.Applied, done.Moved = true, append(done.Moved, moved...)
-		}
-		w.progress.settle()
-		return w.print(done, func() string { return doneText(done, in) })
-	}
+	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, _ release.Moved) (pipeline.Change, error) {
+		return p.PlanRetag(ctx, from, in.to)
+	})
 }

@@ -109,11 +109,15 @@ func (w *workshop) openRegistry(ctx context.Context) error {
 }
 
 // openLedger opens the channels' history: beside the embedded registry, or in the clone.
-func (w *workshop) openLedger(ctx context.Context) (pipeline.Ledger, error) {
+func (w *workshop) openLedger(ctx context.Context) (*ledger.Ledger, error) {
 	if w.embedded {
 		return ledger.OpenLocal(ctx, w.state.LedgerDir(), w.fam.Ledger.Ref)
 	}
-	return ledger.OpenClone(ctx, w.repo.Root(), w.fam.Ledger.Branch, w.fam.Ledger.Ref)
+	l, err := ledger.OpenClone(ctx, w.repo.Root(), w.fam.Ledger.Branch, w.fam.Ledger.Ref)
+	if err != nil {
+		return nil, err
+	}
+	return l.With(ledger.Credentials{Token: w.env.gitToken, Agent: w.env.sshAgent})
 }
 
 // plan reads the source and says what would be built. What the family file names must be there:

@@ -113,34 +113,34 @@ func (Ops) Rollback(ctx context.Context, channel, to, reason, out *string, bad, 
 }
 
 // Hold freezes a channel (prod) until ops:unhold.
-func (Ops) Hold(ctx context.Context, channel, reason *string, breakglass, apply *bool, json *bool) error {
-	in := ask("mage ops:hold", channel, nil, reason, nil, apply)
+func (Ops) Hold(ctx context.Context, channel, reason, out *string, breakglass, apply *bool, json *bool) error {
+	in := ask("mage ops:hold", channel, nil, reason, out, apply)
 	return run(ctx, output(json), hold(in.emergency(nil, breakglass), true))
 }
 
 // Unhold lets a channel (prod) move again.
-func (Ops) Unhold(ctx context.Context, channel, reason *string, apply *bool, json *bool) error {
-	return run(ctx, output(json), hold(ask("mage ops:unhold", channel, nil, reason, nil, apply), false))
+func (Ops) Unhold(ctx context.Context, channel, reason, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), hold(ask("mage ops:unhold", channel, nil, reason, out, apply), false))
 }
 
 // Retag gives the whole family, as -from= shows it, another movable name -to=.
-func (Ops) Retag(ctx context.Context, from, to *string, apply *bool, json *bool) error {
-	return run(ctx, output(json), retag(ask("mage ops:retag -from="+shellQuote(text(from)), nil, to, nil, nil, apply), text(from)))
+func (Ops) Retag(ctx context.Context, from, to, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), retag(ask("mage ops:retag -from="+shellQuote(text(from)), nil, to, nil, out, apply), text(from)))
 }
 
-// Reconcile derives every channel tag from the ledger: prints what drifted, repairs it with -apply.
-func (Ops) Reconcile(ctx context.Context, apply *bool, json *bool) error {
-	return run(ctx, output(json), reconcile(ask("mage ops:reconcile", nil, nil, nil, nil, apply)))
+// Reconcile derives every channel tag from the ledger: prints what drifted and how that comes, repairs it with -apply.
+func (Ops) Reconcile(ctx context.Context, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), reconcile(ask("mage ops:reconcile", nil, nil, nil, out, apply)))
 }
 
 // Refresh issues the channels document anew, before it expires.
-func (Ops) Refresh(ctx context.Context, apply *bool, json *bool) error {
-	return run(ctx, output(json), refresh(ask("mage ops:refresh", nil, nil, nil, nil, apply)))
+func (Ops) Refresh(ctx context.Context, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), refresh(ask("mage ops:refresh", nil, nil, nil, out, apply)))
 }
 
 // Adopt begins a ledger for a registry that has channels and none.
-func (Ops) Adopt(ctx context.Context, reason *string, apply *bool, json *bool) error {
-	return run(ctx, output(json), adopt(ask("mage ops:adopt", nil, nil, reason, nil, apply)))
+func (Ops) Adopt(ctx context.Context, reason, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), adopt(ask("mage ops:adopt", nil, nil, reason, out, apply)))
 }
 
 // Apply does what a plan says that -out=FILE kept, or refuses if anything moved since.

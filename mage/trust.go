@@ -221,6 +221,22 @@ func (p *trustPort) Verify(bundle []byte, subject digest.Digest, commit string) 
 	return st, err
 }
 
+// VerifyMover checks what was signed about a channels document: by one who may move the channel.
+func (p *trustPort) VerifyMover(bundle []byte, subject digest.Digest, channel string) (st evidence.Statement, err error) {
+	a := readAuthorities()
+	policy := a.policy(p.fam, channel, p.loopback())
+	trust, err := a.trust(policy, p.localRoot())
+	if err != nil {
+		return st, err
+	}
+	for _, mover := range policy.MayMove() {
+		if st, err = believe(trust, bundle, subject, sigstore.Expect{Signer: mover}); err == nil {
+			return st, nil
+		}
+	}
+	return st, err
+}
+
 func believe(trust *verify.Trust, bundle []byte, subject digest.Digest, want sigstore.Expect) (evidence.Statement, error) {
 	verified, err := trust.Verify(bundle, subject, want)
 	if err != nil {

@@ -3,7 +3,9 @@ package pipeline
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +27,8 @@ type Change struct {
 	Generation uint64    `json:"generation"` // of that head
 	Document   []byte    `json:"document,omitempty"`
 	Tags       []TagMove `json:"tags"`
+
+	Differences []Difference `json:"differences,omitempty"` // of what is served, for whoever decides
 }
 
 // Empty reports whether there is nothing to do.
@@ -34,9 +38,8 @@ func (c Change) Empty() bool { return len(c.Document) == 0 && len(c.Tags) == 0 }
 func (c Change) Steps() []string {
 	var steps []string
 	if len(c.Document) > 0 {
-		steps = append(steps,
-			fmt.Sprintf("push and sign the channels document of generation %d", c.Generation+1),
-			fmt.Sprintf("commit generation %d to the ledger, after %s", c.Generation+1, orEmpty(c.Expects)))
+		next, err := release.DecodeDocument(c.Document)
+		steps = append(steps, documentStep(c.Generation+1, err == nil && next.Unsigned()), ledgerStep(c.Generation+1, c.Expects))
 	}
 	for _, m := range c.Tags {
 		steps = append(steps, m.String())
@@ -45,6 +48,17 @@ func (c Change) Steps() []string {
 }
 
 func (c Change) String() string { return c.Summary + "\n  " + strings.Join(c.Steps(), "\n  ") }
+
+func documentStep(generation uint64, unsigned bool) string {
+	if unsigned {
+		return fmt.Sprintf("push the channels document of generation %d, which nobody signs yet", generation)
+	}
+	return fmt.Sprintf("push and sign the channels document of generation %d", generation)
+}
+
+func ledgerStep(generation uint64, after string) string {
+	return fmt.Sprintf("commit generation %d to the ledger, after %s", generation, orEmpty(after))
+}
 
 func orEmpty(id string) string {
 	if id == "" {
@@ -110,6 +124,10 @@ func (p *Pipeline) Apply(ctx context.Context, c Change) (release.Head, []TagMove
 	if err := p.checkTags(ctx, c.Tags); err != nil {
 		return release.Head{}, nil, err
 	}
+	if p.retags(c) {
+		moved, err := p.moveTags(ctx, c.Tags)
+		return head, moved, partly(err, len(moved) > 0)
+	}
 	if head, err = p.commitChange(ctx, head, c); err != nil {
 		return release.Head{}, nil, err
 	}
@@ -135,7 +153,6 @@ func (p *Pipeline) commitChange(ctx context.Context, head release.Head, c Change
 // commit pushes and signs the document, then makes it the ledger's newest entry: from then on the
 // channel has moved. A document that is marked unsigned is signed by a later [Pipeline.Converge].
 func (p *Pipeline) commit(ctx context.Context, head release.Head, next release.Document) (release.Head, error) {
-	p.Progress.Start("promote", next.Summary())
 	content, err := next.Encode()
 	if err != nil {
 		return release.Head{}, err
@@ -144,44 +161,92 @@ func (p *Pipeline) commit(ctx context.Context, head release.Head, next release.D
 	if err != nil {
 		return release.Head{}, err
 	}
-	if err := p.publishDocument(ctx, node, content, !next.Unsigned()); err != nil {
+	if err := p.publishDocument(ctx, node, next, content); err != nil {
 		return release.Head{}, err
 	}
-	head, err = p.Ledger.Append(ctx, head, content, next.Summary())
+	p.Progress.Done("promote", documentStep(next.Generation, next.Unsigned()), "")
+	committed, err := p.Ledger.Append(ctx, head, content, next.Summary())
 	if err == nil {
-		p.Progress.Done("promote", next.Summary(), "committed to the ledger as "+head.ID)
+		p.Progress.Done("promote", ledgerStep(next.Generation, head.ID), "as "+committed.ID)
 	}
-	return head, err
+	return committed, err
 }
 
-// publishDocument pushes a document while it is being signed, and attaches the signature.
-func (p *Pipeline) publishDocument(ctx context.Context, node graph.Node, content []byte, signed bool) error {
-	if !signed {
-		return p.pushDocument(ctx, content)
+// publishDocument pushes a document while it is being signed, and attaches the signature. A run
+// that was killed may have done so before: then there is nothing to do.
+func (p *Pipeline) publishDocument(ctx context.Context, node graph.Node, d release.Document, content []byte) error {
+	there, err := p.metadata().Exists(ctx, node)
+	if err != nil {
+		return err
+	}
+	if there && !d.Unsigned() {
+		if signed, err := p.isSigned(ctx, node, d); err != nil || signed {
+			return err
+		}
 	}
 	var bundle evidence.Bundle
 	var group errgroup.Group // without a context of its own: what the signer starts outlives it
-	group.Go(func() error { return p.pushDocument(ctx, content) })
-	group.Go(func() (err error) {
-		bundle, err = p.signDocument(ctx, node)
-		return err
-	})
-	if err := group.Wait(); err != nil {
+	if !there {
+		group.Go(func() error { return p.pushDocument(ctx, content) })
+	}
+	if !d.Unsigned() {
+		group.Go(func() (err error) {
+			bundle, err = p.signDocument(ctx, node, d)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil || d.Unsigned() {
 		return err
 	}
 	return attachBundle(ctx, p.metadata(), node, bundle)
 }
 
-func (p *Pipeline) signDocument(ctx context.Context, node graph.Node) (evidence.Bundle, error) {
+// ErrNotMover marks a change that nobody here may sign: there is no identity, or none of a mover.
+var ErrNotMover = errors.New("no identity of this machine may sign it")
+
+// signDocument signs as who may move the document's channels, or not at all: what their policies
+// do not accept, their consumers could not verify.
+func (p *Pipeline) signDocument(ctx context.Context, node graph.Node, d release.Document) (evidence.Bundle, error) {
 	signer, err := p.Signer(ctx)
 	if err != nil {
+		if kind, _ := fault.KindOf(err); kind == fault.Environment {
+			err = &fault.Error{Op: "signing", Subject: d.Summary(), Kind: kind, Err: fmt.Errorf("%w: %w", ErrNotMover, err), Hint: fault.HintOf(err)}
+		}
 		return evidence.Bundle{}, err
 	}
 	st, err := evidence.NewStatement(p.Family.ArtifactOf(family.Metadata), node.Digest, evidence.Signature, struct{}{})
 	if err != nil {
 		return evidence.Bundle{}, err
 	}
-	return signer.Sign(ctx, st)
+	bundle, err := signer.Sign(ctx, st)
+	if err != nil {
+		return evidence.Bundle{}, err
+	}
+	return bundle, p.isMovers(bundle.JSON, node, d)
+}
+
+// isMovers refuses a signature that the policy of one of the document's channels does not accept.
+func (p *Pipeline) isMovers(bundle []byte, node graph.Node, d release.Document) error {
+	for _, channel := range d.Names() {
+		st, err := p.Verifier.VerifyMover(bundle, node.Digest, channel)
+		if err == nil && st.PredicateType != evidence.Signature {
+			err = fmt.Errorf("it states %s", st.PredicateType)
+		}
+		if err != nil {
+			return &fault.Error{Op: "signing", Subject: d.Summary(), Kind: fault.Environment, Err: fmt.Errorf("%w: %s does not accept it: %w", ErrNotMover, channel, err),
+				Hint: "sign as one of the movers that the family file names; every channel of the document has to accept the same one"}
+		}
+	}
+	return nil
+}
+
+// isSigned reports whether a mover's signature hangs on a document already.
+func (p *Pipeline) isSigned(ctx context.Context, node graph.Node, d release.Document) (bool, error) {
+	attached, err := Attachments(ctx, p.metadata(), node, evidence.BundleType)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(attached.Bundles, func(bundle []byte) bool { return p.isMovers(bundle, node, d) == nil }), nil
 }
 
 // maxConverging is how often tags are derived anew while somebody else moves the ledger on.
@@ -249,15 +314,15 @@ func (p *Pipeline) documentReady(ctx context.Context, head release.Head) (*graph
 	if err != nil || !head.Document.Unsigned() {
 		return &node, err
 	}
-	metadata := p.Family.ArtifactOf(family.Metadata)
-	claims := []release.Claim{{Member: metadata, Subject: node, Predicate: evidence.Signature}}
-	found, _, err := p.collect(ctx, claims, "")
-	if err != nil || len(found) > 0 {
+	if signed, err := p.isSigned(ctx, node, head.Document); err != nil || signed {
 		return &node, err
 	}
-	bundle, err := p.signDocument(ctx, node)
+	bundle, err := p.signDocument(ctx, node, head.Document)
+	if errors.Is(err, fault.Interrupted) {
+		return nil, err
+	}
 	if err != nil {
-		p.Progress.Note("promote", head.Document.Summary(), "still unsigned, so "+metadata+" stays where it is: "+err.Error())
+		p.Progress.Note("promote", head.Document.Summary(), "still unsigned, so "+p.Family.ArtifactOf(family.Metadata)+" stays where it is: "+err.Error())
 		return nil, nil
 	}
 	return &node, attachBundle(ctx, p.metadata(), node, bundle)

@@ -313,9 +313,11 @@ func TestAVersionNamesOneReleaseForEver(t *testing.T) {
 	w.still(t, fault.Immutable, promote("prod", third, "v2.0.0"))
 
 	// Somebody committed v3.0.0 and died before any tag was written.
+	m := because("")
+	m.At = w.now
 	document, _, err := release.PlanPromote(w.book.head(), w.fam.Name, "nightly", release.Candidate{
 		Record: w.releases[second].Record, Digest: w.releases[second].Node.Digest, Version: "v3.0.0",
-	}, because(""))
+	}, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +369,7 @@ func TestARetagGivesTheFamilyAFreeNameAndNoOther(t *testing.T) {
 
 	plan := func() (pipeline.Change, error) { return p.PlanRetag(t.Context(), "prod", "demo") }
 	change := saved(t, w.plans(t, plan))
-	if done, err := p.Retag(t.Context(), change); err != nil || len(done) != len(w.releases[first].Record.Members()) {
+	if _, done, err := p.ApplySaved(t.Context(), change); err != nil || len(done) != len(w.releases[first].Record.Members()) {
 		t.Fatalf("Retag = %v, %v", done, err)
 	}
 	for member, n := range w.releases[first].Record.Members() {
@@ -381,7 +383,7 @@ func TestARetagGivesTheFamilyAFreeNameAndNoOther(t *testing.T) {
 	w.promote(t, p, "prod", second)
 	change = w.plans(t, plan)
 	w.put(t, "base", "demo", w.releases[origin].Record.Members()["base"])
-	w.still(t, fault.Conflict, func() error { _, err := p.Retag(t.Context(), change); return err })
+	w.still(t, fault.Conflict, func() error { _, _, err := p.ApplySaved(t.Context(), change); return err })
 }
 
 func TestARegistryWithHistoryIsAdoptedFromItsTags(t *testing.T) {

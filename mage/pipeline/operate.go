@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,6 +77,10 @@ func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m relea
 	if !ok {
 		return Change{}, fault.New(fault.Conflict, "rolling back", channel, "it never served anything")
 	}
+	if to == "" && served.Moved.Action == release.RolledBack && served.Hold != "" { // run again, it would go back twice
+		return Change{}, fault.New(fault.Conflict, "rolling back", channel, "generation %d rolled it back to %s, and it is held", served.Generation, name(served)).
+			WithHint("mage ops:reconcile -apply finishes a rollback that was interrupted; -to=… names a release further back")
+	}
 	candidate, err := p.earlier(ctx, head, channel, to)
 	if err != nil {
 		return Change{}, err
@@ -84,39 +90,49 @@ func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m relea
 	if err != nil {
 		return Change{}, err
 	}
-	return p.change(ctx, head, next, fmt.Sprintf("roll %s back: %s → %s", channel, name(served), name(next.Channels[channel])))
+	c, err := p.change(ctx, head, next, fmt.Sprintf("roll %s back: %s → %s", channel, name(served), name(next.Channels[channel])))
+	if err == nil {
+		c.Differences = p.compare(ctx, served.Record, candidate.Digest)
+	}
+	return c, err
 }
 
 // earlier looks through the channel's history for where to go back to.
 func (p *Pipeline) earlier(ctx context.Context, head release.Head, channel, to string) (release.Candidate, error) {
-	served := head.Document.Channels[channel]
-	if to != "" && named(served, to) {
-		return release.Candidate{}, fault.New(fault.Conflict, "rolling back", channel, "it serves %s already", name(served))
+	steps, err := release.Steps(p.Ledger.History(ctx), channel)
+	if err != nil {
+		return release.Candidate{}, err
 	}
-	tried := map[digest.Digest]bool{served.Record: true}
-	for older, err := range release.Chain(p.Ledger.History(ctx)) {
-		if err != nil {
-			return release.Candidate{}, err
-		}
-		s, ok := older.Document.Channels[channel]
-		if !ok || tried[s.Record] || to != "" && !named(s, to) {
-			continue
-		}
-		tried[s.Record] = true
+	if to != "" {
+		return p.served(ctx, head, steps, channel, to)
+	}
+	for _, s := range release.Trail(steps)[1:] {
 		pub, err := p.stillGood(ctx, head, s)
 		if err == nil {
 			return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest, Version: s.Version}, nil
 		}
-		if to != "" || errors.Is(err, fault.Interrupted) || errors.Is(err, fault.Unavailable) {
+		if errors.Is(err, fault.Interrupted) || errors.Is(err, fault.Unavailable) {
 			return release.Candidate{}, err
 		}
 		p.Progress.Note("rollback", channel, "passing over "+name(s)+": "+err.Error())
 	}
-	if to != "" {
-		return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "it never served %s", to).WithHint("mage ops:history -channel=%s shows what it served", channel)
-	}
 	return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "no earlier release is whole and verifies").
 		WithHint("name one with -to=, or release a commit that repairs it")
+}
+
+// served finds what somebody names among all that a channel ever served.
+func (p *Pipeline) served(ctx context.Context, head release.Head, steps []release.Step, channel, to string) (release.Candidate, error) {
+	if now := head.Document.Channels[channel]; named(now, to) {
+		return release.Candidate{}, fault.New(fault.Conflict, "rolling back", channel, "it serves %s already", name(now))
+	}
+	for _, s := range steps {
+		if !named(s.State, to) {
+			continue
+		}
+		pub, err := p.stillGood(ctx, head, s.State)
+		return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest, Version: s.State.Version}, err
+	}
+	return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "it never served %s", to).WithHint("mage ops:history -channel=%s shows what it served", channel)
 }
 
 // stillGood loads what a channel served and proves that it can be served again.
@@ -169,15 +185,6 @@ func (p *Pipeline) PlanRefresh(ctx context.Context) (Change, error) {
 	return p.change(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format("2006-01-02")))
 }
 
-// PlanReconcile plans the tags that do not show what the ledger says.
-func (p *Pipeline) PlanReconcile(ctx context.Context) (Change, error) {
-	head, err := p.Ledger.Head(ctx)
-	if err != nil {
-		return Change{}, err
-	}
-	return p.change(ctx, head, head.Document, "make tags follow the ledger")
-}
-
 // Adoption is a plan to begin a ledger, and what could not be proved about what it takes over.
 type Adoption struct {
 	Change
@@ -192,7 +199,7 @@ func (p *Pipeline) PlanAdopt(ctx context.Context, m release.Moved) (Adoption, er
 		return Adoption{}, err
 	}
 	found, unproved := map[string]release.Candidate{}, map[string]string{}
-	for channel := range p.Family.Channels {
+	for _, channel := range slices.Sorted(maps.Keys(p.Family.Channels)) {
 		candidate, err := p.adoptable(ctx, channel)
 		switch {
 		case errors.Is(err, fault.Interrupted), errors.Is(err, fault.Unavailable), errors.Is(err, fault.Environment):
@@ -321,11 +328,8 @@ func (p *Pipeline) freeName(tag string) error {
 	return nil
 }
 
-// Retag makes the moves of PlanRetag.
-func (p *Pipeline) Retag(ctx context.Context, c Change) ([]TagMove, error) {
-	if err := p.checkTags(ctx, c.Tags); err != nil {
-		return nil, err
-	}
-	done, err := p.moveTags(ctx, c.Tags)
-	return done, partly(err, len(done) > 0)
+// retags reports whether a change gives free names alone, of which the ledger knows nothing.
+func (p *Pipeline) retags(c Change) bool {
+	return len(c.Document) == 0 && len(c.Tags) > 0 &&
+		!slices.ContainsFunc(c.Tags, func(m TagMove) bool { return p.freeName(m.Tag.Tag) != nil })
 }

@@ -97,6 +97,8 @@ type Signer interface {
 // documents. It fails with fault.Forged when the bundle does not verify.
 type Verifier interface {
 	Verify(bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error)
+	// VerifyMover accepts a statement of who may move the channel, and nobody else's.
+	VerifyMover(bundle []byte, subject digest.Digest, channel string) (evidence.Statement, error)
 }
 
 // Ledger is the compare-and-swap that commits a channel move.

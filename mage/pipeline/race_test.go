@@ -179,8 +179,10 @@ func (w *world) renewed(t *testing.T) *world {
 func newStage(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	m := because("the beginning")
+	m.At = w.now
 	for _, channel := range stageChannels() {
-		document, _, err := release.PlanPromote(w.book.head(), w.fam.Name, channel, w.candidate(origin), because("the beginning"))
+		document, _, err := release.PlanPromote(w.book.head(), w.fam.Name, channel, w.candidate(origin), m)
 		w.write(t, document, err)
 	}
 	w.restore(t)

@@ -61,7 +61,11 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 		return result, err
 	}
 	if until == UntilPromote {
-		if err := p.preflight(ctx, plan.Source, channel); err != nil {
+		head, err := p.reconcile(ctx)
+		if err == nil {
+			err = p.preflight(ctx, head, plan.Source, channel)
+		}
+		if err != nil {
 			return Result{}, err
 		}
 	}
@@ -90,11 +94,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 
 // preflight refuses, before anything slow begins, what the channel will refuse at the end: it is
 // held, or the commit does not come after what it serves.
-func (p *Pipeline) preflight(ctx context.Context, src release.Source, channel string) error {
-	head, err := p.Ledger.Head(ctx)
-	if err != nil {
-		return err
-	}
+func (p *Pipeline) preflight(ctx context.Context, head release.Head, src release.Source, channel string) error {
 	served := head.Document.Channels[channel]
 	if served.Tag == src.Tag() {
 		return nil
@@ -102,14 +102,18 @@ func (p *Pipeline) preflight(ctx context.Context, src release.Source, channel st
 	if err := served.Free(channel); err != nil {
 		return err
 	}
-	_, err = p.forwards(ctx, served, src, channel)
+	_, err := p.forwards(ctx, served, src, channel)
 	return err
 }
 
 // Foresee says what Release would do, one line a step, and does none of it; nothing when the
 // channel serves the release and all tags follow.
 func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]string, error) {
-	if err := p.preflight(ctx, plan.Source, o.Channel); err != nil {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.preflight(ctx, head, plan.Source, o.Channel); err != nil {
 		return nil, err
 	}
 	pub, found, err := p.Adopt(ctx, plan.Source)

@@ -33,6 +33,7 @@ type TagMove struct {
 	Member    string `json:"member"`
 	Phase     int    `json:"phase"`
 	Immutable bool   `json:"immutable,omitempty"` // the tag must not exist with another digest
+	Drift     string `json:"drift,omitempty"`     // how it comes that the tag stands elsewhere
 }
 
 func (m TagMove) String() string {
@@ -40,7 +41,11 @@ func (m TagMove) String() string {
 	if m.From != "" {
 		from = m.From.String()
 	}
-	return fmt.Sprintf("tag %s:%s  %s → %s", m.Member, m.Tag.Tag, from, m.To.Digest)
+	text := fmt.Sprintf("tag %s:%s  %s → %s", m.Member, m.Tag.Tag, from, m.To.Digest)
+	if m.Drift != "" {
+		text += "  (" + m.Drift + ")"
+	}
+	return text
 }
 
 // wanted is what a tag should show.
@@ -168,7 +173,7 @@ func (p *Pipeline) movePhase(ctx context.Context, moves []TagMove) ([]TagMove, e
 				wrote[i], err = repo.MoveTag(ctx, m.Move)
 			}
 			if err == nil {
-				p.Progress.Done("promote", m.Member+":"+m.Tag.Tag, "→ "+m.To.Digest.String())
+				p.Progress.Done("promote", m.String(), "")
 			}
 			return err
 		})
@@ -185,6 +190,11 @@ func (p *Pipeline) movePhase(ctx context.Context, moves []TagMove) ([]TagMove, e
 
 // checkTags refuses with fault.Conflict when a tag is not where a plan saw it.
 func (p *Pipeline) checkTags(ctx context.Context, moves []TagMove) error {
+	for _, m := range moves {
+		if !slices.Contains(p.Family.Members(), m.Member) {
+			return fault.New(fault.Invalid, "applying", m.String(), "the family has no member %q", m.Member)
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxMoving)
 	for _, m := range moves {

@@ -58,7 +58,8 @@ const (
 
 // world is a registry with its releases, and a ledger, which any number of people move.
 type world struct {
-	github   *rehearsal.GitHub
+	behind   http.Handler      // the registry: github, or the embedded one
+	github   *rehearsal.GitHub // nil before the embedded one
 	server   *httptest.Server
 	fam      *family.Family
 	key      *ecdsa.PrivateKey
@@ -72,29 +73,39 @@ type world struct {
 	race   atomic.Pointer[race] // what holds requests back; nil lets everything pass
 }
 
-// newWorld publishes and attests every commit's release. No channel serves anything yet.
+// newWorld publishes and attests every commit's release at the rehearsal of GHCR. No channel serves
+// anything yet.
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	github := rehearsal.New(rehearsal.Options{})
+	w := newWorldBefore(t, github, "  base: {}\n  app: {from: base}\n", origin, first, second, third, fork)
+	w.github = github
+	return w
+}
+
+// newWorldBefore publishes and attests releases of a family with these images at any registry.
+func newWorldBefore(t testing.TB, registryItself http.Handler, images string, commits ...string) *world {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{github: rehearsal.New(rehearsal.Options{}), key: key, releases: map[string]pipeline.Published{}, cache: t.TempDir(), now: rehearsal.Epoch()}
+	w := &world{behind: registryItself, key: key, releases: map[string]pipeline.Published{}, cache: t.TempDir(), now: rehearsal.Epoch()}
 	w.server = httptest.NewServer(w)
 	t.Cleanup(w.server.Close)
-	if w.fam, err = family.Parse("family.yaml", familyFile(t, key)); err != nil {
+	if w.fam, err = family.Parse("family.yaml", familyFile(t, key, images)); err != nil {
 		t.Fatal(err)
 	}
 	if w.layout, err = registry.OpenLayout(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	for _, commit := range []string{origin, first, second, third, fork} {
+	for _, commit := range commits {
 		w.publish(t, commit)
 	}
 	return w
 }
 
-func familyFile(t *testing.T, key *ecdsa.PrivateKey) []byte {
+func familyFile(t testing.TB, key *ecdsa.PrivateKey, images string) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
@@ -112,9 +123,7 @@ bake: images/docker-bake.hcl
 platforms: [linux/amd64]
 os: {image: "debian@sha256:%064d", suite: bookworm}
 images:
-  base: {}
-  app: {from: base}
-artifacts:
+%[5]sartifacts:
   payload: {kind: payload, path: artifacts/payload}
   installer: {kind: installer, path: artifacts/installer}
   metadata: {kind: metadata}
@@ -124,11 +133,11 @@ channels:
   prod: {gate: {severities: [CRITICAL, HIGH], unscanned: refuse, local-base: refuse}}
   hotfix: {order: explicit, gate: {severities: [], unscanned: refuse, local-base: refuse}}
 trust: {instance: key, repository: %[1]q, ref: refs/heads/main, builder: %[3]q, key: %[4]s}
-`, repository, 0, sigstore.LocalBuilder, public)
+`, repository, 0, sigstore.LocalBuilder, public, images)
 }
 
 // publish releases a commit up to its evidence.
-func (w *world) publish(t *testing.T, commit string) {
+func (w *world) publish(t testing.TB, commit string) {
 	t.Helper()
 	p, plan := w.pipeline(t, "maker"), w.plan(commit)
 	p.History = history{plan.Source}
@@ -203,7 +212,7 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		panic(http.ErrAbortHandler) // the server's documented way to end a connection
 	}
 	defer leave()
-	w.github.ServeHTTP(rw, req)
+	w.behind.ServeHTTP(rw, req)
 }
 
 // contended reports whether a race can change what a request does. Blobs, what is asked for by its
@@ -228,7 +237,7 @@ func (w *world) shown(member, tag string) digest.Digest {
 	req := httptest.NewRequest(http.MethodGet, "/v2/"+owner+"/"+member+"/manifests/"+tag, nil)
 	req.Header.Set("Accept", ocispec.MediaTypeImageIndex+", "+ocispec.MediaTypeImageManifest)
 	answer := httptest.NewRecorder()
-	w.github.ServeHTTP(answer, req)
+	w.behind.ServeHTTP(answer, req)
 	if answer.Code != http.StatusOK {
 		return ""
 	}
@@ -246,7 +255,7 @@ func (w *world) put(t testing.TB, member, tag string, n graph.Node) {
 	req := httptest.NewRequest(http.MethodPut, "/v2/"+owner+"/"+member+"/manifests/"+tag, bytes.NewReader(content))
 	req.Header.Set("Content-Type", n.MediaType)
 	answer := httptest.NewRecorder()
-	w.github.ServeHTTP(answer, req)
+	w.behind.ServeHTTP(answer, req)
 	if answer.Code != http.StatusCreated {
 		t.Fatalf("tagging %s:%s: %d %s", member, tag, answer.Code, answer.Body)
 	}
@@ -410,6 +419,10 @@ func (j judge) Verify(bundle []byte, subject digest.Digest, commit string) (evid
 		err = sigstore.CheckProvenance(verified.Statement, verified.Identity)
 	}
 	return verified.Statement, err
+}
+
+func (j judge) VerifyMover(bundle []byte, subject digest.Digest, channel string) (evidence.Statement, error) {
+	return j.Verify(bundle, subject, "")
 }
 
 // maker builds images of one small layer on their parent's, packs artifacts, and reports honestly

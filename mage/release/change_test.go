@@ -119,6 +119,51 @@ func TestARollbackSticks(t *testing.T) {
 	}
 }
 
+// After a rollback the way back goes on backwards, never to what was left.
+func TestTheTrailLeavesOutWhatARollbackLeft(t *testing.T) {
+	for name, tt := range map[string]struct{ moves, want []int }{ // a negative number is a rollback
+		"promotions":                             {[]int{1, 2, 3}, []int{3, 2, 1}},
+		"a rollback":                             {[]int{1, 2, 3, -2}, []int{2, 1}},
+		"two rollbacks":                          {[]int{1, 2, 3, -2, -1}, []int{1}},
+		"a rollback that skips, and a promotion": {[]int{1, 2, 3, -1, 4}, []int{4, 1}},
+		"what was left, promoted again":          {[]int{1, 2, -1, 2}, []int{2, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var l log
+			for _, n := range tt.moves {
+				if n > 0 {
+					l.promote(t, "prod", n)
+					continue
+				}
+				back, err := release.PlanRollback(l.head(), "prod", candidate(-n), by("undo"), false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.append(t, back)
+				free, _, err := release.PlanUnhold(l.head(), "prod", by("go on"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.append(t, free)
+			}
+			steps, err := release.Steps(l.history, "prod")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got, want []string
+			for _, s := range release.Trail(steps) {
+				got = append(got, s.Record.String())
+			}
+			for _, n := range tt.want {
+				want = append(want, candidate(n).Digest.String())
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("the trail (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestPromoteThenRollbackServesTheSame(t *testing.T) {
 	for n := range 8 {
 		var l log

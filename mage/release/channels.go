@@ -3,7 +3,6 @@ package release
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -93,21 +92,30 @@ func (d Document) Encode() ([]byte, error) {
 }
 
 // DecodeDocument reads a channels document strictly: only the bytes that Encode writes are one.
-// Its error names the line.
+// Its error names the line and the path.
 func DecodeDocument(content []byte) (Document, error) {
+	d, err := decodeDocument(content)
+	return d, fault.Wrap(err, fault.Forged, "decoding", "channels document")
+}
+
+func decodeDocument(content []byte) (Document, error) {
 	var d Document
 	if err := decodeStrict(content, &d); err != nil {
-		return Document{}, fault.Wrap(err, fault.Forged, "decoding", "channels document")
+		return Document{}, err
+	}
+	o, err := outlineOf(content)
+	if err != nil {
+		return Document{}, err
 	}
 	if err := d.check(); err != nil {
-		return Document{}, fault.Wrap(err, fault.Forged, "decoding", "channels document")
+		return Document{}, o.locate(err)
 	}
 	canonical, err := d.Encode()
 	if err == nil {
-		err = sameBytes(content, canonical)
+		err = o.sameBytes(canonical)
 	}
 	if err != nil {
-		return Document{}, fault.Wrap(err, fault.Forged, "decoding", "channels document")
+		return Document{}, err
 	}
 	return d, nil
 }
@@ -115,48 +123,53 @@ func DecodeDocument(content []byte) (Document, error) {
 // check finds what the types alone do not refuse.
 func (d Document) check() error {
 	if d.Schema != 1 {
-		return fmt.Errorf("schema is %d, want 1", d.Schema)
+		return misplacedAt("schema", "it is %d, want 1", d.Schema)
 	}
 	if d.Generation == 0 || (d.Previous == "") != (d.Generation == 1) || d.Previous != "" && d.Previous.Validate() != nil {
-		return fmt.Errorf("generation %d and previous %q do not fit", d.Generation, d.Previous)
+		return misplacedAt("previous", "generation %d and previous %q do not fit", d.Generation, d.Previous)
 	}
-	times := []time.Time{d.Issued, d.Expires}
+	if !d.Expires.After(d.Issued) {
+		return misplacedAt("expires", "%s is not after %s, when it was issued", d.Expires.Format(time.RFC3339), d.Issued.Format(time.RFC3339))
+	}
+	times := map[string]time.Time{"issued": d.Issued, "expires": d.Expires}
 	for _, name := range d.Names() {
-		times = append(times, d.Channels[name].Moved.At)
-		if err := d.Channels[name].check(d.Generation); err != nil {
-			return fmt.Errorf("channel %q: %w", name, err)
+		times["channels."+name+".moved.at"] = d.Channels[name].Moved.At
+		if err := d.Channels[name].check("channels."+name, d.Generation); err != nil {
+			return err
 		}
 	}
-	for record, denial := range d.Denied {
-		times = append(times, denial.At)
+	for _, record := range slices.Sorted(maps.Keys(d.Denied)) {
+		times["denied."+record.String()+".at"] = d.Denied[record].At
 		if record.Validate() != nil {
-			return fmt.Errorf("denied record %q is not a digest", record)
+			return misplacedAt("denied."+record.String(), "the record is no digest")
 		}
 	}
-	for _, at := range times {
-		if at != wholeSeconds(at) {
-			return fmt.Errorf("time %s is not UTC in whole seconds", at.Format(time.RFC3339Nano))
+	for _, path := range slices.Sorted(maps.Keys(times)) {
+		if at := times[path]; at != wholeSeconds(at) || at.IsZero() {
+			return misplacedAt(path, "%s is not UTC in whole seconds", at.Format(time.RFC3339Nano))
 		}
 	}
 	return nil
 }
 
-func (s State) check(newest uint64) error {
+func (s State) check(path string, newest uint64) error {
 	switch {
 	case s.Generation == 0 || s.Generation > newest:
-		return fmt.Errorf("its generation is %d, the document's %d", s.Generation, newest)
-	case !commitGrammar.MatchString(s.Commit) || s.Record.Validate() != nil:
-		return fmt.Errorf("commit %q, record %q", s.Commit, s.Record)
+		return misplacedAt(path+".generation", "it is %d, the document's is %d", s.Generation, newest)
+	case !commitGrammar.MatchString(s.Commit):
+		return misplacedAt(path+".commit", "%q is no commit", s.Commit)
+	case s.Record.Validate() != nil:
+		return misplacedAt(path+".record", "%q is no digest", s.Record)
 	case s.Version != "" && !versionGrammar.MatchString(s.Version):
-		return fmt.Errorf("version %q", s.Version)
+		return misplacedAt(path+".version", "%q is no version", s.Version)
 	case len(s.Members) == 0:
-		return errors.New("it serves no members")
+		return misplacedAt(path+".members", "it serves nothing")
 	case !slices.Contains([]Action{Promoted, RolledBack, Held, Released, Adopted}, s.Moved.Action):
-		return fmt.Errorf("action %q", s.Moved.Action)
+		return misplacedAt(path+".moved.action", "%q is no action", s.Moved.Action)
 	}
-	for member, d := range s.Members {
-		if d.Validate() != nil {
-			return fmt.Errorf("member %q has digest %q", member, d)
+	for _, member := range slices.Sorted(maps.Keys(s.Members)) {
+		if s.Members[member].Validate() != nil {
+			return misplacedAt(path+".members."+member, "%q is no digest", s.Members[member])
 		}
 	}
 	return nil

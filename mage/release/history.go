@@ -3,6 +3,7 @@ package release
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
@@ -67,6 +68,20 @@ func Steps(history iter.Seq2[Head, error], channel string) ([]Step, error) {
 		}
 	}
 	return steps, nil
+}
+
+// Trail returns what a channel served on the way to the present, newest first, from its steps. What
+// a rollback left is not on it: the way back from there does not lead forwards again.
+func Trail(steps []Step) []State {
+	var trail []State
+	for _, s := range slices.Backward(steps) {
+		if i := slices.IndexFunc(trail, func(t State) bool { return t.Record == s.State.Record }); i >= 0 {
+			trail = trail[:i]
+		}
+		trail = append(trail, s.State)
+	}
+	slices.Reverse(trail)
+	return trail
 }
 
 // At returns what a channel served at a time, and whether it served anything.

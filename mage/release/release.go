@@ -125,7 +125,7 @@ func DecodeRecord(content []byte) (Record, error) {
 	}
 	canonical, err := r.Encode()
 	if err == nil {
-		err = sameBytes(content, canonical)
+		err = outline{content: content}.sameBytes(canonical)
 	}
 	if err != nil {
 		return Record{}, fault.Wrap(err, fault.Forged, "decoding", "record")

@@ -136,29 +136,37 @@ func TestE3DecodeDocumentRefuses(t *testing.T) {
 	if _, err := release.DecodeDocument(good); err != nil {
 		t.Fatal(err)
 	}
-	for name, change := range map[string][2]string{
-		"another schema":            {`"schema": 1`, `"schema": 2`},
-		"a generation too big":      {`"generation": 1,`, `"generation": 18446744073709551616,`},
-		"generation zero":           {`"generation": 1,`, `"generation": 0,`},
-		"an unknown field":          {`"family"`, `"fmaily"`},
-		"a duplicate key":           {`"schema": 1,`, `"schema": 1, "schema": 1,`},
-		"a commit that is not one":  {strings.Repeat("a", 40), "main"},
-		"a record that is a tag":    {digest.FromString("r").String(), "dev"},
-		"a previous in the first":   {`"previous": ""`, `"previous": "sha256:00"`},
-		"a channel from the future": {"\"dev\": {\n      \"generation\": 1", "\"dev\": {\n      \"generation\": 9"},
-		"a key in another case":     {`"schema": 1`, `"Schema": 1`},
-		"a key in both cases":       {`"schema": 1,`, `"schema": 1, "Schema": 1,`},
-		"another way to write it":   {`"schema": 1,`, `"schema":1,`},
-		"a byte order mark":         {`{`, "\ufeff{"},
-		"more after the end":        {"}\n}\n", "}\n}\n{}"},
+	for name, change := range map[string]struct{ from, to, where string }{
+		"another schema":            {`"schema": 1`, `"schema": 2`, "line 2: schema: "},
+		"a generation too big":      {`"generation": 1,`, `"generation": 18446744073709551616,`, "line 4: generation: "},
+		"generation zero":           {`"generation": 1,`, `"generation": 0,`, "line 5: previous: "},
+		"an unknown field":          {`"family"`, `"fmaily"`, "line 3: fmaily: "},
+		"an unknown field deep":     {`"reason": ""`, `"family": ""`, "line 23: channels.dev.moved.family: "},
+		"a wrong type deep":         {`"reason": ""`, `"reason": {}`, "line 23: channels.dev.moved.reason: "},
+		"a duplicate key":           {`"schema": 1,`, `"schema": 1, "schema": 1,`, "line 2: schema: "},
+		"a duplicate key deep":      {`"reason": ""`, `"reason": "", "reason": ""`, "line 23: channels.dev.moved.reason: "},
+		"a commit that is not one":  {strings.Repeat("a", 40), "main", "line 11: channels.dev.commit: "},
+		"a record that is a tag":    {digest.FromString("r").String(), "dev", "line 13: channels.dev.record: "},
+		"a previous in the first":   {`"previous": ""`, `"previous": "sha256:00"`, "line 5: previous: "},
+		"a channel from the future": {"\"dev\": {\n      \"generation\": 1", "\"dev\": {\n      \"generation\": 9", "line 10: channels.dev.generation: "},
+		"a time with a fraction":    {`"issued": "2026-11-23T12:00:00Z"`, `"issued": "2026-11-23T12:00:00.5Z"`, "line 6: issued: "},
+		"expired when it is issued": {`"issued": "2026-`, `"issued": "2027-`, "line 7: expires: "},
+		"no members":                {`"members": {`, `"members": {}, "hold": {`, "line 14: channels.dev.hold: "},
+		"a key in another case":     {`"schema": 1`, `"Schema": 1`, "line 2: Schema: "},
+		"a key in both cases":       {`"schema": 1,`, `"schema": 1, "Schema": 1,`, "line 2: Schema: "},
+		"another way to write it":   {`"schema": 1,`, `"schema":1,`, "line 2: schema: "},
+		"a byte order mark":         {`{`, "\ufeff{", "line 1: "},
+		"more after the end":        {"}\n}\n", "}\n}\n{}", "line 29: "},
+		"a truncated document":      {"}\n}\n", "}\n", "line 27: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bad := strings.Replace(string(good), change[0], change[1], 1)
+			bad := strings.Replace(string(good), change.from, change.to, 1)
 			if bad == string(good) {
 				t.Fatal("the case does not change anything")
 			}
-			if _, err := release.DecodeDocument([]byte(bad)); !errors.Is(err, fault.Forged) {
-				t.Errorf("DecodeDocument() = %v, want forged", err)
+			_, err := release.DecodeDocument([]byte(bad))
+			if !errors.Is(err, fault.Forged) || !strings.Contains(err.Error(), change.where) {
+				t.Errorf("DecodeDocument() = %v, want forged at %q in\n%s", err, change.where, bad)
 			}
 		})
 	}

@@ -45,10 +45,10 @@ func (l *Ledger) git(ctx context.Context, stdin []byte, args ...string) ([]byte,
 }
 
 // id runs a command that answers with the name of an object.
-func (l *Ledger) id(ctx context.Context, stdin []byte, args ...string) (string, error) {
-	out, err := l.git(ctx, stdin, args...)
+func (l *Ledger) id(ctx context.Context, stdin []byte, env []string, args ...string) (string, error) {
+	out, err := l.run(ctx, stdin, nil, env, args...)
 	if err != nil {
-		return "", err
+		return "", explainLock(err)
 	}
 	id := strings.TrimSpace(string(out))
 	if !isID(id) {
@@ -86,13 +86,13 @@ func configuration(settings []setting) []string {
 // resolve returns the commit that a ref of this repository shows, or "" when there is no such
 // ref. A ref that is there and unreadable is an error: it must not pass for an empty ledger.
 func (l *Ledger) resolve(ctx context.Context, ref string) (string, error) {
-	id, err := l.id(ctx, nil, "rev-parse", "--verify", "--quiet", ref)
+	id, err := l.id(ctx, nil, nil, "rev-parse", "--verify", "--quiet", ref)
 	if tool.ExitCode(err) != 1 {
 		return id, err
 	}
 	absent := fmt.Appendf(nil, "verify %s %s\n", ref, strings.Repeat("0", 40))
 	if _, err := l.git(ctx, absent, "update-ref", "--no-deref", "--stdin"); err != nil {
-		if id, again := l.id(ctx, nil, "rev-parse", "--verify", "--quiet", ref); again == nil {
+		if id, again := l.id(ctx, nil, nil, "rev-parse", "--verify", "--quiet", ref); again == nil {
 			return id, nil // it was made in between
 		}
 		return "", fault.Wrap(err, fault.Environment, "reading ledger", ref)

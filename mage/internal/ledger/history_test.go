@@ -36,7 +36,7 @@ func treeWith(t *testing.T, l *Ledger, entries map[string]string) string {
 		}
 		fmt.Fprintf(&listing, "%s blob %s\t%s\n", mode, run(t, l.dir, "hash-object", "-w", path), name)
 	}
-	tree, err := l.id(t.Context(), []byte(listing.String()), "mktree")
+	tree, err := l.id(t.Context(), []byte(listing.String()), nil, "mktree")
 	if err != nil {
 		t.Fatal(err)
 	}

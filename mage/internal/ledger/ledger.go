@@ -16,6 +16,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
@@ -111,7 +112,7 @@ func (l *Ledger) Append(ctx context.Context, after release.Head, content []byte,
 	if want := after.Document.Generation + 1; document.Generation != want {
 		return release.Head{}, fault.New(fault.Invalid, "appending to ledger", l.ref, "the document is generation %d, the next is %d", document.Generation, want)
 	}
-	id, err := l.commit(ctx, after.ID, content, message)
+	id, err := l.commit(ctx, after.ID, content, document.Issued, message)
 	if err != nil {
 		return release.Head{}, err
 	}
@@ -143,18 +144,19 @@ func (l *Ledger) tip(ctx context.Context) (string, error) {
 	return l.resolve(ctx, l.ref)
 }
 
-// commit writes the objects of the next generation; no ref shows them yet.
-func (l *Ledger) commit(ctx context.Context, parent string, content []byte, message string) (string, error) {
+// commit writes the objects of the next generation; no ref shows them yet. Its time is the
+// document's, so that one document after one parent is one commit, whoever writes it again.
+func (l *Ledger) commit(ctx context.Context, parent string, content []byte, issued time.Time, message string) (string, error) {
 	if parent != "" && !l.has(ctx, parent) { // a head that somebody read in another clone
 		if _, err := l.tip(ctx); err != nil {
 			return "", err
 		}
 	}
-	blob, err := l.id(ctx, content, "hash-object", "-w", "--stdin")
+	blob, err := l.id(ctx, content, nil, "hash-object", "-w", "--stdin")
 	if err != nil {
 		return "", err
 	}
-	tree, err := l.id(ctx, fmt.Appendf(nil, "%s blob %s\t%s\n", fileMode, blob, fileName), "mktree")
+	tree, err := l.id(ctx, fmt.Appendf(nil, "%s blob %s\t%s\n", fileMode, blob, fileName), nil, "mktree")
 	if err != nil {
 		return "", err
 	}
@@ -162,7 +164,8 @@ func (l *Ledger) commit(ctx context.Context, parent string, content []byte, mess
 	if parent != "" {
 		args = append(args, "-p", parent)
 	}
-	return l.id(ctx, []byte(message+"\n"), args...)
+	date := fmt.Sprintf("@%d +0000", issued.Unix())
+	return l.id(ctx, []byte(message+"\n"), []string{"GIT_AUTHOR_DATE=" + date, "GIT_COMMITTER_DATE=" + date}, args...)
 }
 
 // swap is the commit point: the ref moves from old to id, or not at all. An empty old means that

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -151,9 +150,10 @@ func (k keyPair) GetKeyAlgorithm() string          { return "ECDSA" }
 func (k keyPair) GetPublicKey() crypto.PublicKey   { return k.private.Public() }
 func (k keyPair) GetPublicKeyPem() (string, error) { return k.public, nil }
 
-// SignData returns the signature and the digest that was signed.
+// SignData returns the signature and the digest that was signed. The signature is RFC 6979's, which
+// needs no randomness: the same statement is the same bundle, and signing it again attaches nothing.
 func (k keyPair) SignData(_ context.Context, data []byte) (signature, digest []byte, err error) {
 	sum := sha256.Sum256(data)
-	signature, err = ecdsa.SignASN1(rand.Reader, k.private, sum[:])
+	signature, err = k.private.Sign(nil, sum[:], crypto.SHA256)
 	return signature, sum[:], err
 }

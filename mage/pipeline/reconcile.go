@@ -1,0 +1,120 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/release"
+)
+
+// PlanReconcile plans the tags that do not show what the ledger says, and says of each how that comes.
+func (p *Pipeline) PlanReconcile(ctx context.Context) (Change, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	c, err := p.change(ctx, head, head.Document, "make tags follow the ledger")
+	if err == nil {
+		err = p.explainDrift(ctx, c.Tags)
+	}
+	return c, err
+}
+
+// reconcile is how every release begins: what a killed run left behind, or somebody else moved, is
+// told and put right. It writes nothing when nothing drifted.
+func (p *Pipeline) reconcile(ctx context.Context) (release.Head, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return head, err
+	}
+	moves, err := p.drift(ctx, head)
+	if err != nil {
+		return head, p.overtaken(ctx, head, err)
+	}
+	if len(moves) == 0 {
+		return head, nil
+	}
+	if err := p.explainDrift(ctx, moves); err != nil {
+		return head, err
+	}
+	for _, m := range moves {
+		p.Progress.Note("reconcile", m.Member+":"+m.Tag.Tag, m.Drift)
+	}
+	head, _, err = p.converge(ctx, head)
+	return head, err
+}
+
+// place is a tag of a member.
+type place struct{ member, tag string }
+
+// explainDrift says of every tag how it comes that it stands where it does: an interrupted move
+// leaves it where the generation before had it, anything else is somebody else's work.
+func (p *Pipeline) explainDrift(ctx context.Context, moves []TagMove) error {
+	if len(moves) == 0 {
+		return nil
+	}
+	shown, err := p.everShown(ctx)
+	if err != nil {
+		return err
+	}
+	for i, m := range moves {
+		at := place{m.Member, m.Tag.Tag}
+		generation, known := shown[at][m.From]
+		switch {
+		case m.From == "":
+			moves[i].Drift = "it is not there: a move was interrupted, or somebody deleted it"
+		case !known:
+			moves[i].Drift = "the ledger never named what it shows: somebody else moved it"
+		case generation == before(shown[at], shown[at][m.To.Digest]):
+			moves[i].Drift = fmt.Sprintf("as of generation %d: a move was interrupted, or somebody else took it back", generation)
+		default:
+			moves[i].Drift = fmt.Sprintf("as of generation %d: somebody else took it back", generation)
+		}
+	}
+	return nil
+}
+
+// before is the newest generation before one, of those at which a tag was given something.
+func before(shown map[digest.Digest]uint64, generation uint64) uint64 {
+	var newest uint64
+	for _, g := range shown {
+		if g < generation {
+			newest = max(newest, g)
+		}
+	}
+	return newest
+}
+
+// everShown lists what the ledger had every channel tag show, and since which generation the last time.
+func (p *Pipeline) everShown(ctx context.Context) (map[place]map[digest.Digest]uint64, error) {
+	shown := map[place]map[digest.Digest]uint64{}
+	note := func(at place, d digest.Digest, generation uint64) {
+		if shown[at] == nil {
+			shown[at] = map[digest.Digest]uint64{}
+		}
+		shown[at][d] = max(shown[at][d], generation)
+	}
+	metadata := p.Family.ArtifactOf(family.Metadata)
+	for head, err := range release.Chain(p.Ledger.History(ctx)) {
+		if err != nil {
+			return nil, err
+		}
+		node, err := documentNode(head.Content)
+		if err != nil {
+			return nil, err
+		}
+		note(place{metadata, release.ChannelsTag}, node.Digest, head.Document.Generation)
+		for _, channel := range head.Document.Names() {
+			note(place{metadata, channel}, node.Digest, head.Document.Generation)
+		}
+		for _, channel := range head.Document.Changed() {
+			for member, d := range head.Document.Channels[channel].Members {
+				note(place{member, channel}, d, head.Document.Generation)
+			}
+		}
+	}
+	return shown, nil
+}

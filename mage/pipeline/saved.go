@@ -1,0 +1,98 @@
+package pipeline
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/release"
+)
+
+// ApplySaved is Apply for a plan that was kept in a file, where anybody may have written to it: what
+// it does has to be what planning it again says, with every precondition asked again. The time of the
+// plan stays, so the document is the same to the byte, or was not planned here.
+func (p *Pipeline) ApplySaved(ctx context.Context, c Change) (release.Head, []TagMove, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return release.Head{}, nil, err
+	}
+	if len(c.Document) > 0 && head.ID == c.Expects {
+		if err := p.planAgain(ctx, head, c); err != nil {
+			return release.Head{}, nil, err
+		}
+	}
+	return p.Apply(ctx, c)
+}
+
+// planAgain refuses a saved document that planning does not come to.
+func (p *Pipeline) planAgain(ctx context.Context, head release.Head, c Change) error {
+	saved, err := release.DecodeDocument(c.Document)
+	if err != nil {
+		return err
+	}
+	again, err := p.derive(ctx, head, saved)
+	if err != nil {
+		return err
+	}
+	content, err := again.Encode()
+	if err == nil && !bytes.Equal(content, c.Document) {
+		err = fault.New(fault.Forged, "applying", c.Summary, "planned again, the document of generation %d is another one", saved.Generation).
+			WithHint("the plan was changed after it was made: plan again")
+	}
+	return err
+}
+
+// derive plans what a document says that it does: from its head, by the same person, at the same time.
+func (p *Pipeline) derive(ctx context.Context, head release.Head, saved release.Document) (release.Document, error) {
+	changed := saved.Changed()
+	switch {
+	case len(changed) == 0:
+		return release.PlanRefresh(head, saved.Issued)
+	case saved.Channels[changed[0]].Moved.Action == release.Adopted:
+		return p.deriveAdoption(ctx, head, saved)
+	}
+	channel := changed[0]
+	s := saved.Channels[channel]
+	m := s.Moved
+	switch m.Action {
+	case release.Held:
+		next, _, err := release.PlanHold(head, channel, m)
+		return next, err
+	case release.Released:
+		next, _, err := release.PlanUnhold(head, channel, m)
+		return next, err
+	}
+	pub, err := p.Load(ctx, s.Record)
+	if err != nil {
+		return release.Document{}, err
+	}
+	if m.Action == release.RolledBack {
+		candidate, err := p.earlier(ctx, head, channel, cmp.Or(s.Version, s.Record.String()))
+		if err != nil {
+			return release.Document{}, err
+		}
+		return release.PlanRollback(head, channel, candidate, m, len(saved.Denied) > len(head.Document.Denied))
+	}
+	if _, err := p.admit(ctx, pub, channel); err != nil {
+		return release.Document{}, err
+	}
+	then := *p
+	then.Now = func() time.Time { return m.At }
+	next, _, err := then.planPromotion(ctx, head, Promotion{Published: pub, Channel: channel, Version: s.Version, Moved: m})
+	return next, err
+}
+
+// deriveAdoption looks at the registry's tags again.
+func (p *Pipeline) deriveAdoption(ctx context.Context, head release.Head, saved release.Document) (release.Document, error) {
+	found := map[string]release.Candidate{}
+	for _, channel := range saved.Names() {
+		candidate, err := p.adoptable(ctx, channel)
+		if err != nil {
+			return release.Document{}, err
+		}
+		found[channel] = candidate
+	}
+	return release.PlanAdopt(head, p.Family.Name, found, saved.Channels[saved.Names()[0]].Moved)
+}
