@@ -128,7 +128,7 @@ func (Ops) Retag(ctx context.Context, from, to, out *string, apply *bool, json *
 	return run(ctx, output(json), retag(ask("mage ops:retag -from="+shellQuote(text(from)), nil, to, nil, out, apply), text(from)))
 }
 
-// Reconcile derives every channel tag from the ledger: prints what drifted and how that comes, repairs it with -apply.
+// Reconcile derives every channel tag from the ledger: prints what drifted, repairs it with -apply.
 func (Ops) Reconcile(ctx context.Context, out *string, apply *bool, json *bool) error {
 	return run(ctx, output(json), reconcile(ask("mage ops:reconcile", nil, nil, nil, out, apply)))
 }

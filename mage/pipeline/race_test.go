@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -31,11 +30,11 @@ import (
 // the requests that one mover sends at once comes first is not the schedule's to say.
 
 // interleavings is how many schedules a test draws; with CONTAINAI_DEEP as many as the issue asks.
-func interleavings(t *testing.T, ordinary, deep int) {
+func interleavings(t *testing.T, ordinary, many int) {
 	t.Helper()
 	n, seed := ordinary, "1" // the same ones every time
-	if os.Getenv("CONTAINAI_DEEP") != "" {
-		n, seed = deep, "0" // others every time
+	if deep() {
+		n, seed = many, "0" // others every time
 	}
 	setFlag(t, "rapid.checks", "100", fmt.Sprint(n))
 	setFlag(t, "rapid.seed", "0", seed)

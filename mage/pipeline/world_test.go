@@ -160,7 +160,13 @@ func (w *world) plan(commit string) release.Plan {
 // nothing of the others'.
 func (w *world) pipeline(t testing.TB, who string) *pipeline.Pipeline {
 	t.Helper()
-	client, err := registry.New(strings.TrimPrefix(w.server.URL, "http://")+"/"+owner, registry.Options{UserAgent: who, Pause: time.Microsecond, Budget: time.Second, Cache: w.cache})
+	return w.pipelineAt(t, w.server.URL, who)
+}
+
+// pipelineAt is pipeline for who reaches the registry at another address.
+func (w *world) pipelineAt(t testing.TB, url, who string) *pipeline.Pipeline {
+	t.Helper()
+	client, err := registry.New(strings.TrimPrefix(url, "http://")+"/"+owner, registry.Options{UserAgent: who, Pause: time.Microsecond, Budget: time.Second, Cache: w.cache})
 	if err != nil {
 		t.Fatal(err)
 	}
