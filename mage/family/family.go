@@ -24,6 +24,7 @@ type Family struct {
 	Channels  map[string]Channel  // by channel name
 	Ledger    Ledger
 	Trust     Policy
+	Retention Retention
 }
 
 // OSBase is the operating system under the vetted base: a pinned image or, where no registry can
@@ -84,6 +85,7 @@ type Channel struct {
 	Dirty    bool   // a dirty work tree may be released
 	Explicit bool   // `order: explicit`: a release need not descend from the one before, as on hotfix lines
 	Trust    Policy // the family's, with what the channel overrides
+	Keep     Keep   // what retention leaves of its past
 }
 
 // Gate is what a channel refuses.

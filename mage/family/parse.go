@@ -47,7 +47,8 @@ func (r *reader) document(content []byte) (*yaml.Node, bool) {
 func (r *reader) family(n *yaml.Node) *Family {
 	f := &Family{
 		Images: map[string]Image{}, Artifacts: map[string]Artifact{}, Channels: map[string]Channel{},
-		Ledger: Ledger{Branch: "containai-channels", Ref: "refs/containai/channels"},
+		Ledger:    Ledger{Branch: "containai-channels", Ref: "refs/containai/channels"},
+		Retention: defaultRetention(),
 	}
 	overrides := map[string]*yaml.Node{}
 	r.fields(n, fields{
@@ -62,8 +63,9 @@ func (r *reader) family(n *yaml.Node) *Family {
 		"channels": func(v *yaml.Node) {
 			r.each(v, func(name string, v *yaml.Node) { f.Channels[name] = r.channel(v, overrides) })
 		},
-		"ledger": func(v *yaml.Node) { r.ledger(v, &f.Ledger) },
-		"trust":  func(v *yaml.Node) { r.trust(v, &f.Trust) },
+		"ledger":    func(v *yaml.Node) { r.ledger(v, &f.Ledger) },
+		"trust":     func(v *yaml.Node) { r.trust(v, &f.Trust) },
+		"retention": func(v *yaml.Node) { r.retention(v, &f.Retention) },
 	}, "schema", "name", "source", "bake", "platforms", "os", "images", "channels")
 	r.override(f, overrides)
 	return f
@@ -120,6 +122,7 @@ func (r *reader) channel(n *yaml.Node, overrides map[string]*yaml.Node) (c Chann
 		"dirty": func(v *yaml.Node) { c.Dirty = r.truth(v) },
 		"order": func(v *yaml.Node) { c.Explicit = r.oneOf(v, "ancestry", "explicit") == "explicit" },
 		"gate":  func(v *yaml.Node) { c.Gate = r.gate(v) },
+		"keep":  func(v *yaml.Node) { c.Keep = r.keep(v) },
 		"trust": func(v *yaml.Node) { overrides[name] = v }, // read when the family's own is known
 	}, "gate")
 	return c
