@@ -1,0 +1,64 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/retention"
+)
+
+// Keeper cares for a family's repositories: what lies in them, what may go, what must come back.
+// Every field is required.
+type Keeper struct {
+	Family   *family.Family
+	Base     ref.Repo         // host and owner
+	Shelves  map[string]Shelf // by member
+	Registry Registry
+	Ledger   Ledger
+	Journal  Journal
+	Progress Progress
+}
+
+// Shelf is a repository whose manifests can be listed and taken away.
+type Shelf interface {
+	Lister
+	Sweeper
+}
+
+// Lister says what lies in a repository.
+type Lister interface {
+	Name() ref.Repo
+	// List returns every manifest, without what it names, and the registry's time. It is complete
+	// or an error. A repository that does not exist holds nothing.
+	List(ctx context.Context) ([]graph.Item, time.Time, error)
+	// Recent returns at least what came since something known did.
+	Recent(ctx context.Context, known func(ref.Pinned) bool) ([]graph.Item, error)
+	// Manifest reads a manifest; one that was read before may come from a cache.
+	Manifest(ctx context.Context, d digest.Digest) (n graph.Node, content []byte, found bool, err error)
+}
+
+// Sweeper takes manifests away and brings them back.
+type Sweeper interface {
+	// Look returns the tags that an item has now.
+	Look(ctx context.Context, it graph.Item) (tags []string, found bool, err error)
+	// Delete takes an item away with its tags. What the registry does not give up is Retained, with
+	// its reason; that is no error.
+	Delete(ctx context.Context, it graph.Item) (retention.Outcome, string, error)
+	// Restore brings a deleted item back, by its number or from its content.
+	Restore(ctx context.Context, e retention.Entry, content []byte) error
+}
+
+// Journal remembers deletions, so that they can be undone.
+type Journal interface {
+	Append(e retention.Entry) error // on the disk before it returns
+	Entries() ([]retention.Entry, error)
+	Keep(content []byte) error // a manifest, before it is taken away
+	Kept(d digest.Digest) (content []byte, found bool, err error)
+	// Sighted fills in the ages that no registry told: since when something was seen.
+	Sighted(items []graph.Item, now time.Time) error
+}

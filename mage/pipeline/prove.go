@@ -1,0 +1,126 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/retention"
+)
+
+// prove walks every root of what is there after a sweep. A hole that was not there before, and that
+// the sweep made, is filled again: somebody pushed what needs it in the moment between the last look
+// and the deletion.
+func (k *Keeper) prove(ctx context.Context, before retention.Facts, done []retention.Entry) error {
+	after, err := k.Scan(ctx)
+	if err != nil {
+		return err
+	}
+	old := map[string]bool{}
+	for _, h := range holes(before) {
+		old[h.At.String()] = true
+	}
+	var back []retention.Entry
+	var lost []string
+	for _, h := range holes(after) {
+		at := h.At.String()
+		i := slices.IndexFunc(done, func(e retention.Entry) bool { return e.At == at && e.Outcome == retention.Deleted })
+		switch {
+		case old[at] || !h.Missing:
+		case i >= 0:
+			back = append(back, done[i])
+		default:
+			lost = append(lost, at)
+		}
+	}
+	if err := k.Undelete(ctx, back); err != nil {
+		return err
+	}
+	if len(back) > 0 {
+		return k.prove(ctx, before, slices.DeleteFunc(slices.Clone(done), func(e retention.Entry) bool { return slices.ContainsFunc(back, e.Same) }))
+	}
+	if len(lost) > 0 {
+		return fault.New(fault.Partial, "proving", k.Base.String(), "%d places that roots reach are gone, and not by this run: %s", len(lost), strings.Join(lost, ", ")).
+			WithHint("mage ops:fsck tells what else is missing")
+	}
+	k.Progress.Done("prove", k.Family.Name, fmt.Sprintf("every root is whole: %d manifests", len(after.Items)))
+	return nil
+}
+
+// holes are where the graph that must stay ends too early.
+func holes(f retention.Facts) []graph.Hole {
+	m := graph.NewMap(f.Items, retention.Names(f.Family, f.Base))
+	roots, _ := retention.Roots(f, m)
+	return m.Walk(roots).Holes()
+}
+
+// Deleted returns what the journal says was deleted and did not come back, newest first: in the order
+// in which it can be restored. A name chooses: a run, a digest, a tag, a repository; empty is all.
+func (k *Keeper) Deleted(name string) ([]retention.Entry, error) {
+	entries, err := k.Journal.Entries()
+	if err != nil {
+		return nil, err
+	}
+	var list []retention.Entry
+	for _, e := range retention.Fold(entries) {
+		if (e.Outcome == retention.Deleted || e.Outcome == "") && e.Named(name) {
+			list = append(list, e)
+		}
+	}
+	slices.Reverse(list)
+	return list, nil
+}
+
+// Undelete brings entries back, in their order, and the journal says so. What does not come back does
+// not stop the others; the error names all of it.
+func (k *Keeper) Undelete(ctx context.Context, entries []retention.Entry) error {
+	var failed []error
+	for _, e := range entries {
+		err := k.restore(ctx, e)
+		if kind, _ := fault.KindOf(err); kind == fault.Interrupted || ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			failed = append(failed, err)
+			k.Progress.Note("undelete", e.At, err.Error())
+			continue
+		}
+		k.Progress.Done("undelete", e.At, strings.Join(e.Tags, " "))
+		e.Outcome, e.Why = retention.Restored, ""
+		if err := k.Journal.Append(e); err != nil {
+			return err
+		}
+	}
+	if len(failed) > 0 {
+		return fault.Wrap(fmt.Errorf("%d of %d did not come back, the first: %w", len(failed), len(entries), failed[0]), fault.Unverified, "restoring", k.Base.String())
+	}
+	return nil
+}
+
+func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {
+	name, hex, _ := strings.Cut(e.At, "@")
+	d, err := digest.Parse(hex)
+	if err != nil {
+		return fault.Wrap(err, fault.Forged, "restoring", e.At)
+	}
+	content, found, err := k.Journal.Kept(d)
+	if err != nil {
+		return err
+	}
+	for _, s := range k.Shelves {
+		if s.Name().String() != name {
+			continue
+		}
+		if e.ID == 0 && !found {
+			return fault.New(fault.Unverified, "restoring", e.At, "its manifest is not in this machine's trash").
+				WithHint("run it where the prune ran, with that state directory; or release the commit anew")
+		}
+		return s.Restore(ctx, e, content)
+	}
+	return fault.New(fault.Invalid, "restoring", e.At, "the family has no such repository")
+}

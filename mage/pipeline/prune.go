@@ -1,0 +1,259 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/retention"
+)
+
+// PlanPrune says what would go and why everything else stays. It writes nothing to the registry.
+func (k *Keeper) PlanPrune(ctx context.Context, allow retention.Allow) (retention.Facts, retention.Plan, error) {
+	f, err := k.Scan(ctx)
+	if err != nil {
+		return f, retention.Plan{}, err
+	}
+	p, err := retention.NewPlan(f, allow)
+	return f, p, err
+}
+
+// recheck is how many deletions may follow one look at what is new in a repository.
+const recheck = 10
+
+// Prune does what a plan says, and no more: before each deletion it looks whether the item is still
+// what the plan saw, and every few of them, and at each repository, whether anything new needs it.
+// It ends by walking every root again; what is missing then and went in this run comes back. The
+// result is one entry for each planned deletion that was come to.
+func (k *Keeper) Prune(ctx context.Context, f retention.Facts, p retention.Plan) ([]retention.Entry, error) {
+	if err := p.Refusal(); err != nil {
+		return nil, err
+	}
+	if err := k.settle(f); err != nil {
+		return nil, err
+	}
+	s, err := k.newSweep(ctx, f, p)
+	if err != nil {
+		return nil, err
+	}
+	err = s.all(ctx, p.Deletes)
+	if err == nil {
+		err = k.prove(ctx, f, s.done)
+	}
+	if kind, _ := fault.KindOf(err); err != nil && s.wrote() && kind != fault.Partial {
+		err = &fault.Error{Op: "pruning", Subject: k.Base.String(), Kind: fault.Partial, Err: err,
+			Hint: fmt.Sprintf("%d of %d deletions are done and in the journal; run the same command again: it goes on where this one stopped", len(s.done), len(p.Deletes))}
+	}
+	return s.done, err
+}
+
+// settle finds out what became of deletions whose run was killed before the answer came.
+func (k *Keeper) settle(f retention.Facts) error {
+	entries, err := k.Journal.Entries()
+	if err != nil {
+		return err
+	}
+	held := map[string]bool{}
+	for _, it := range f.Items {
+		held[it.At.String()] = true
+	}
+	for _, e := range retention.Fold(entries) {
+		if e.Outcome != "" {
+			continue
+		}
+		e.Outcome, e.Why = retention.Deleted, "its run ended before the answer came; it is gone"
+		if held[e.At] {
+			e.Outcome, e.Why = retention.Skipped, "its run ended before the answer came; it is still there"
+		}
+		if err := k.Journal.Append(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep is one run through a plan's deletions.
+type sweep struct {
+	k      *Keeper
+	facts  retention.Facts // as far as they are known now
+	head   string          // of the ledger, when it was read
+	run    string
+	doomed map[ref.Pinned]bool
+	why    map[ref.Pinned]string // what was planned and stays
+	done   []retention.Entry
+}
+
+func (k *Keeper) newSweep(ctx context.Context, f retention.Facts, p retention.Plan) (*sweep, error) {
+	head, err := k.Ledger.Head(ctx)
+	s := &sweep{k: k, facts: f, head: head.ID, run: p.Now.UTC().Format("20060102T150405Z"), doomed: map[ref.Pinned]bool{}, why: map[ref.Pinned]string{}}
+	s.facts.Items = slices.Clone(f.Items)
+	for _, d := range p.Deletes {
+		s.doomed[d.Item.At] = true
+	}
+	return s, err
+}
+
+// all goes through the deletions in their order: what names something goes before it.
+func (s *sweep) all(ctx context.Context, deletes []retention.Deletion) error {
+	var last ref.Repo
+	for i, d := range deletes {
+		if repo := d.Item.At.Repo; repo != last || i%recheck == 0 {
+			last = repo
+			if err := s.review(ctx, s.shelf(repo)); err != nil {
+				return err
+			}
+		}
+		e, err := s.one(ctx, s.shelf(last), d.Item)
+		if err != nil {
+			return err
+		}
+		s.done = append(s.done, e)
+		s.k.Progress.Done("prune", d.At, string(e.Outcome)+because(e.Why))
+	}
+	return nil
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
+}
+
+func (s *sweep) shelf(repo ref.Repo) Shelf {
+	for _, shelf := range s.k.Shelves {
+		if shelf.Name() == repo {
+			return shelf
+		}
+	}
+	return nil // a plan is made of the shelves' own items
+}
+
+// one deletes an item, unless it stays. The journal has it before the registry hears of it.
+func (s *sweep) one(ctx context.Context, shelf Shelf, it graph.Item) (retention.Entry, error) {
+	e := retention.NewEntry(s.run, it, s.facts.Now)
+	if !s.doomed[it.At] {
+		e.Outcome, e.Why = retention.Skipped, s.why[it.At]
+		return e, nil
+	}
+	tags, found, err := shelf.Look(ctx, it)
+	switch {
+	case err != nil:
+		return e, err
+	case !found:
+		e.Outcome = retention.Absent
+		return e, s.k.Journal.Append(e)
+	case !slices.Equal(tags, it.Tags):
+		e.Outcome, e.Why = retention.Skipped, fmt.Sprintf("its tags are %v now, they were %v", tags, it.Tags)
+		s.spare(it.At, "something that leads to it was tagged meanwhile")
+		return e, nil
+	}
+	if err := s.keep(ctx, shelf, it); err != nil {
+		return e, err
+	}
+	if err := s.k.Journal.Append(e); err != nil {
+		return e, err
+	}
+	if e.Outcome, e.Why, err = shelf.Delete(ctx, it); err != nil {
+		return e, err
+	}
+	if e.Outcome == retention.Retained {
+		s.spare(it.At, "something that leads to it is retained")
+	}
+	return e, s.k.Journal.Append(e)
+}
+
+// keep puts a manifest into the trash.
+func (s *sweep) keep(ctx context.Context, shelf Shelf, it graph.Item) error {
+	_, content, found, err := shelf.Manifest(ctx, it.At.Digest)
+	if err != nil || !found {
+		return err
+	}
+	return s.k.Journal.Keep(content)
+}
+
+// spare leaves everything that an item leads to: it stays, and must stay whole.
+func (s *sweep) spare(at ref.Pinned, why string) {
+	m := graph.NewMap(s.facts.Items, retention.Names(s.k.Family, s.k.Base))
+	walk := m.Walk([]graph.Root{{At: at, Why: why}})
+	for p := range s.doomed {
+		if walk.Has(p) {
+			delete(s.doomed, p)
+			s.why[p] = why
+		}
+	}
+}
+
+// review looks at what is new in a repository and in the ledger, and plans again if anything is.
+func (s *sweep) review(ctx context.Context, shelf Shelf) error {
+	known := map[ref.Pinned]int{}
+	for i, it := range s.facts.Items {
+		known[it.At] = i
+	}
+	recent, err := shelf.Recent(ctx, func(p ref.Pinned) bool { _, ok := known[p]; return ok })
+	if err != nil {
+		return err
+	}
+	var fresh []graph.Item
+	changed := false
+	for _, it := range recent {
+		i, ok := known[it.At]
+		switch {
+		case !ok:
+			fresh = append(fresh, it)
+		case !slices.Equal(s.facts.Items[i].Tags, it.Tags):
+			s.facts.Items[i].Tags = it.Tags
+			changed = true
+		}
+	}
+	if err := s.k.read(ctx, fresh); err != nil {
+		return err
+	}
+	s.facts.Items = append(s.facts.Items, fresh...)
+	head, err := s.k.Ledger.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if head.ID != s.head {
+		s.head, changed = head.ID, true
+		if err := s.k.readLedger(ctx, &s.facts); err != nil {
+			return err
+		}
+	}
+	if !changed && len(fresh) == 0 {
+		return nil
+	}
+	return s.replan()
+}
+
+// replan takes from what is doomed whatever a plan of today would keep.
+func (s *sweep) replan() error {
+	gone := map[string]bool{}
+	for _, e := range s.done {
+		gone[e.At] = e.Outcome == retention.Deleted || e.Outcome == retention.Absent
+	}
+	now := s.facts
+	now.Items = slices.DeleteFunc(slices.Clone(now.Items), func(it graph.Item) bool { return gone[it.At.String()] })
+	p, err := retention.NewPlan(now, retention.Allow{Empty: true, Share: true})
+	if err != nil {
+		return err
+	}
+	still := map[ref.Pinned]bool{}
+	for _, d := range p.Deletes {
+		still[d.Item.At] = true
+	}
+	for at := range s.doomed {
+		if !still[at] && !gone[at.String()] {
+			delete(s.doomed, at)
+			s.why[at] = "something that came since the plan needs it"
+		}
+	}
+	return nil
+}
+
+func (s *sweep) wrote() bool {
+	return slices.ContainsFunc(s.done, func(e retention.Entry) bool { return e.Outcome == retention.Deleted })
+}

@@ -1,0 +1,35 @@
+package pipeline_test
+
+import (
+	"testing"
+
+	"github.com/containai/containai/mage/retention"
+)
+
+func TestPruneDeletesWhatNoRootReachesAndLeavesEveryReleaseWhole(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		entries, err := y.prune(y.keeper())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Release 0: two indexes, two platforms, four bundles and four lists of them, a record with its
+		// bundle and list. What gathered besides: an index of referrers that was replaced.
+		if len(entries) < 15 {
+			t.Errorf("%d deletions", len(entries))
+		}
+		for _, e := range entries {
+			if e.Outcome != retention.Deleted {
+				t.Errorf("%s was %s: %s", e.At, e.Outcome, e.Why)
+			}
+		}
+		for _, i := range []int{1, 2, 3} {
+			y.whole(i)
+		}
+		if y.has("metadata", "sha-"+commitOf(0)) || y.has("app", "sha-"+commitOf(0)) {
+			t.Error("release 0 is still there")
+		}
+		if _, p := y.plan(y.keeper()); !p.Empty() {
+			t.Errorf("a second run would delete %d", len(p.Deletes))
+		}
+	})
+}

@@ -1,0 +1,65 @@
+package retention
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containai/containai/mage/graph"
+)
+
+// Outcome is what became of a deletion.
+type Outcome string
+
+// The outcomes. An entry without one was begun, and its answer never came.
+const (
+	Deleted  Outcome = "deleted"
+	Absent   Outcome = "absent"   // somebody else did it, or a run that was killed
+	Retained Outcome = "retained" // the registry does not give it up
+	Skipped  Outcome = "skipped"  // it is needed now, or was touched since the plan
+	Restored Outcome = "restored" // it was deleted and came back
+)
+
+// Entry is one deletion in the journal: everything that is needed to undo it. It is written before
+// the call, and again with its outcome.
+type Entry struct {
+	Run       string    `json:"run"` // of the plan that it belongs to
+	At        string    `json:"at"`  // host/owner/name@sha256:…
+	ID        int64     `json:"id,omitempty"`
+	Tags      []string  `json:"tags,omitempty"`
+	MediaType string    `json:"mediaType"`
+	Size      int64     `json:"size"`
+	Time      time.Time `json:"time"`
+	Outcome   Outcome   `json:"outcome,omitempty"`
+	Why       string    `json:"why,omitempty"`
+}
+
+// NewEntry begins the entry of an item.
+func NewEntry(run string, it graph.Item, at time.Time) Entry {
+	return Entry{Run: run, At: it.At.String(), ID: it.ID, Tags: it.Tags, MediaType: it.MediaType, Size: it.Size, Time: at.UTC()}
+}
+
+// Fold returns the last entry of every place, in the order in which each was begun last.
+func Fold(entries []Entry) []Entry {
+	last := map[string]int{}
+	for i, e := range entries {
+		last[e.At] = i
+	}
+	var folded []Entry
+	for i, e := range entries {
+		if last[e.At] == i {
+			folded = append(folded, e)
+		}
+	}
+	return folded
+}
+
+// Same reports whether two entries are of the same deletion.
+func (e Entry) Same(other Entry) bool { return e.At == other.At && e.Run == other.Run }
+
+// Named reports whether a name means the entry: its run, digest, one of its tags, its repository. An
+// empty name means all.
+func (e Entry) Named(name string) bool {
+	repo, digest, _ := strings.Cut(e.At, "@")
+	return name == "" || name == e.Run || name == e.At || name == digest || slices.Contains(e.Tags, name) || strings.HasSuffix(repo, "/"+name)
+}
