@@ -152,6 +152,32 @@ func TestB4AnUploadThatBreaksIsBegunAnew(t *testing.T) {
 	}
 }
 
+func TestB4EvidenceThatBreaksOnItsWayIsSentAgain(t *testing.T) {
+	for name, f := range map[string]rehearsal.Fault{"reset": rehearsal.CutUpload(3), "503": rehearsal.Answer(http.StatusServiceUnavailable), "answer lost": rehearsal.LoseAnswer()} {
+		t.Run(name, func(t *testing.T) {
+			w := ghcr(t, rehearsal.Options{}, rehearsal.Rule{Method: http.MethodPut, Path: "/blobs/uploads/", Call: 5, Fault: f})
+			r := repo(t, client(t, w.host), "app")
+			_, n := copied(t, r, 1) // four blobs
+			attachOne(t, r, n, "evidence")
+			if found, err := r.Referrers(t.Context(), n); err != nil || len(found) != 1 || w.Fired()[0] != 1 {
+				t.Errorf("%d referrers, %v, after %d broken uploads", len(found), err, w.Fired()[0])
+			}
+		})
+	}
+}
+
+func TestB4AnUploadWhoseAnswerIsLostIsNotSentAgain(t *testing.T) {
+	w := ghcr(t, rehearsal.Options{}, rehearsal.Rule{Method: http.MethodPut, Path: "/blobs/uploads/", Call: 2, Fault: rehearsal.LoseAnswer()})
+	r := repo(t, client(t, w.host), "app")
+	_, n := copied(t, r, 1)
+	if err := registry.Verify(t.Context(), r, n); err != nil || w.Fired()[0] != 1 {
+		t.Errorf("Verify = %v after %d lost answers", err, w.Fired()[0])
+	}
+	if puts := w.calls(http.MethodPut, "/blobs/uploads/"); puts != 4 { // two configurations and two layers
+		t.Errorf("%d uploads for 4 blobs", puts)
+	}
+}
+
 func TestB7AShortBlobNeverBecomesAFile(t *testing.T) {
 	w := ghcr(t, rehearsal.Options{}, rehearsal.Rule{Method: http.MethodGet, Path: "/blobs/", Fault: rehearsal.CutAnswer(100)})
 	_, n := copied(t, repo(t, client(t, w.host), "app"), 1)

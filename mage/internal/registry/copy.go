@@ -211,7 +211,7 @@ const transferTries = 6
 func anew(ctx context.Context, w waits, transfer func() error) error {
 	for try := 0; ; try++ {
 		err := transfer()
-		if !errors.Is(err, fault.Unavailable) || try+1 == transferTries {
+		if !errors.Is(err, errBroken) || try+1 == transferTries {
 			return err
 		}
 		wait, _ := w.decide(answer{outcome: failing}, try, 0, rand.Float64())
@@ -225,10 +225,13 @@ func anew(ctx context.Context, w waits, transfer func() error) error {
 // it, an upload otherwise. A broken upload is begun anew, in a session of its own.
 func (r *Repository) transfer(ctx context.Context, src graph.Store, n graph.Node) error {
 	defer r.client.transfers.lock(n.Digest)()
-	there, err := r.Exists(ctx, n)
-	if err == nil && !there {
-		err = anew(ctx, r.client.waits, func() error { return r.upload(ctx, src, n) })
-	}
+	err := anew(ctx, r.client.waits, func() error {
+		there, err := r.Exists(ctx, n) // the answer alone may have been lost
+		if err != nil || there {
+			return err
+		}
+		return r.upload(ctx, src, n)
+	})
 	if err == nil {
 		r.client.setHome(n.Digest, r.name.Path)
 	}
@@ -248,7 +251,33 @@ func (r *Repository) upload(ctx context.Context, src graph.Store, n graph.Node) 
 			return nil // mounted, or answered 202 and uploaded
 		}
 	}
-	return send(ctx, src, n, func(body io.Reader) error { return r.Push(ctx, n, body) })
+	return send(ctx, src, n, func(body io.Reader) error { return r.sendBlob(ctx, n, body) })
+}
+
+// pushBlob sends a blob, and again if that breaks, as long as its content can be read again.
+func (r *Repository) pushBlob(ctx context.Context, n graph.Node, content io.Reader) error {
+	again, ok := content.(interface {
+		io.ReaderAt
+		io.Seeker
+	})
+	if !ok {
+		return r.sendBlob(ctx, n, content)
+	}
+	start, err := again.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return classify(err, fault.Environment, "pushing", r.pin(n))
+	}
+	return anew(ctx, r.client.waits, func() error {
+		return r.sendBlob(ctx, n, io.NewSectionReader(again, start, n.Size+1)) // a byte more would be found
+	})
+}
+
+// sendBlob sends a blob once, in an upload session of its own.
+func (r *Repository) sendBlob(ctx context.Context, n graph.Node, content io.Reader) error {
+	if err := r.client.checkUpload(n); err != nil {
+		return err
+	}
+	return classify(r.remote.Blobs().Push(ctx, n, verified(content, n)), fault.Unavailable, "pushing", r.pin(n))
 }
 
 func send(ctx context.Context, src graph.Store, n graph.Node, push func(io.Reader) error) error {

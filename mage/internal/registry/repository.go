@@ -188,10 +188,7 @@ func (r *Repository) reread(ctx context.Context, times int, read func() (bool, e
 // listed among its subject's referrers.
 func (r *Repository) Push(ctx context.Context, n graph.Node, content io.Reader) error {
 	if !isManifest(n) {
-		if err := r.client.checkUpload(n); err != nil {
-			return err
-		}
-		return classify(r.remote.Blobs().Push(ctx, n, verified(content, n)), fault.Unavailable, "pushing", r.pin(n))
+		return r.pushBlob(ctx, n, content)
 	}
 	manifest, err := readManifest(n, content)
 	if err != nil {

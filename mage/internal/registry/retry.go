@@ -159,6 +159,10 @@ func rewound(req *http.Request) (*http.Request, error) {
 	return again, nil
 }
 
+// errBroken is what may be begun anew by who has the content: its bytes are gone, or have not
+// arrived, and no budget was spent on it.
+var errBroken = errors.New("the transfer broke off")
+
 // settle passes on an answer that stands. An upload that was refused its login is the exception:
 // its body is gone, but a session opened anew has a token of its own, so it is worth one more.
 func (r *repeater) settle(req *http.Request, resp *http.Response, err error, took time.Duration) (*http.Response, error) {
@@ -173,7 +177,7 @@ func (r *repeater) settle(req *http.Request, resp *http.Response, err error, too
 	}
 	defer drop(resp)
 	return nil, &fault.Error{
-		Op: "sending", Subject: destination(req), Kind: fault.Unavailable, Err: withoutQuery(readAnswer(resp)),
+		Op: "sending", Subject: destination(req), Kind: fault.Unavailable, Err: fmt.Errorf("%w: %w", errBroken, withoutQuery(readAnswer(resp))),
 		Hint: "the login ended in the middle of an upload; log in with docker login " + req.URL.Host + " and run the same command again",
 	}
 }
@@ -212,6 +216,8 @@ func (r *repeater) giveUp(req *http.Request, a answer, f failure) error {
 		e.Err = fmt.Errorf("it asks to wait for %s, longer than the %s it is given: %w", a.asked, r.waits.budget, f.err)
 	case rewindable(req):
 		e.Err = fmt.Errorf("no good answer for %s, after %d attempts: %w", f.lost.Round(time.Millisecond), f.attempts, f.err)
+	default:
+		e.Err = fmt.Errorf("%w: %w", errBroken, f.err)
 	}
 	return e
 }
