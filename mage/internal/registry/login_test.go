@@ -96,6 +96,8 @@ func TestB14ATokenThatIsRefusedAgainEndsTheRelease(t *testing.T) {
 			if !errors.Is(err, fault.Environment) || !strings.Contains(fault.HintOf(err), "docker login 127.0.0.1") {
 				t.Errorf("%v, hint %q", err, fault.HintOf(err))
 			}
+			i.mu.Lock() // what was under way when the release ended
+			defer i.mu.Unlock()
 			if i.tokens > 20 {
 				t.Errorf("%d tokens were asked for", i.tokens)
 			}

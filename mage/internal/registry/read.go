@@ -12,7 +12,8 @@ import (
 )
 
 // verified returns a reader that gives the content of n and fails, instead of ending, when it is
-// shorter, longer or other than n says.
+// shorter, longer or other than n says. It fails before it gives the last of it: whoever is sent
+// wrong content, on a disk or over the wire, is never sent all of it.
 func verified(body io.Reader, n graph.Node) *verifiedReader {
 	if v, ok := body.(*verifiedReader); ok && v.node.Digest == n.Digest && v.node.Size == n.Size {
 		return v // the source checks already: hashing twice proves nothing more
@@ -21,13 +22,14 @@ func verified(body io.Reader, n graph.Node) *verifiedReader {
 	if !ok {
 		closer = io.NopCloser(body)
 	}
-	return &verifiedReader{node: n, body: closer, check: content.NewVerifyReader(body, n), subject: n.Digest.String()}
+	return &verifiedReader{node: n, body: closer, check: content.NewVerifyReader(body, n), left: n.Size, subject: n.Digest.String()}
 }
 
 type verifiedReader struct {
 	node    graph.Node
 	body    io.Closer
 	check   *content.VerifyReader
+	left    int64  // bytes that are not read yet
 	subject string // what is read, as an error names it
 	hint    string // what to do when it is other than it should be
 }
@@ -40,23 +42,27 @@ func (v *verifiedReader) of(subject, hint string) *verifiedReader {
 
 func (v *verifiedReader) Read(p []byte) (int, error) {
 	n, err := v.check.Read(p)
+	v.left -= int64(n)
 	switch {
-	case err == nil:
+	case err == nil && v.left > 0:
 		return n, nil
-	case err == io.EOF:
-		if err := v.check.Verify(); err != nil {
-			return n, v.forged(err)
+	case err == nil || err == io.EOF:
+		if wrong := v.check.Verify(); wrong != nil {
+			return 0, v.forged(wrong)
 		}
-		return n, io.EOF
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return n, v.forged(fmt.Errorf("it ends before byte %d: %w", v.node.Size, err))
+		return 0, v.forged(fmt.Errorf("it ends before byte %d: %w", v.node.Size, err))
 	}
 	return n, err
 }
 
 func (v *verifiedReader) Close() error { return v.body.Close() }
 
+// forged says that content is wrong, unless it only broke off on its way.
 func (v *verifiedReader) forged(err error) error {
+	if errors.Is(err, errBroken) {
+		return err
+	}
 	return &fault.Error{Op: "reading", Subject: v.subject, Kind: fault.Forged, Hint: v.hint, Err: err}
 }
 
