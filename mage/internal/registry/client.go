@@ -88,7 +88,10 @@ func dockerLogin() auth.CredentialFunc {
 	open := sync.OnceValues(func() (auth.CredentialFunc, error) {
 		store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
 		if err != nil {
-			return nil, fault.Wrap(err, fault.Environment, "reading", "Docker configuration")
+			return nil, &fault.Error{
+				Op: "reading", Subject: "Docker configuration", Kind: fault.Environment, Err: err,
+				Hint: "correct config.json in ~/.docker, or where DOCKER_CONFIG points, or remove it and log in again with docker login",
+			}
 		}
 		return credentials.Credential(store), nil
 	})
@@ -97,7 +100,14 @@ func dockerLogin() auth.CredentialFunc {
 		if err != nil {
 			return auth.EmptyCredential, err
 		}
-		return find(ctx, host)
+		found, err := find(ctx, host)
+		if err != nil {
+			return auth.EmptyCredential, &fault.Error{
+				Op: "asking Docker's credential helper about", Subject: host, Kind: fault.Environment, Err: err,
+				Hint: "install or unlock the helper that config.json names, or log in with docker login " + host,
+			}
+		}
+		return found, nil
 	}
 }
 
