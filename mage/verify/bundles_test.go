@@ -167,8 +167,13 @@ func forgedCertificates() []forgery {
 		{"D13", "the public instance's root", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = nil }},
 		{"D13", "a root that names no log", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = ours().withoutLogs }},
 		{"D13", "a root that names no timestamp authority", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = ours().withoutLatest }},
+		{"D13", "a root whose certificate authority had retired", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = ours().trusted(lacking{certificatesNow: true}) }},
+		{"D13", "a root whose timestamp authority had retired", fault.Forged, sigstore.Untrusted, func(s *scene) { s.root = ours().trusted(lacking{timesNow: true}) }},
 		{"D13", "GitHub's instance without its root", fault.Environment, "", func(s *scene) { s.policy.Instance, s.root = family.GitHub, nil }},
 		{"D13", "GitHub's instance with a root that has logs, which would then not be asked", fault.Environment, "", func(s *scene) { s.policy.Instance = family.GitHub }},
+		{"D11", "a root of more bytes than the limit", fault.Invalid, "", func(s *scene) {
+			s.root = append(slices.Clone(s.root), strings.Repeat(" ", 1<<20)...)
+		}},
 		{"D13", "a root that is none", fault.Invalid, "", func(s *scene) { s.root = []byte("{}") }},
 		{"D13", "this machine's instance without its root", fault.Environment, "", func(s *scene) { s.policy.Instance, s.root = family.Local, nil }},
 		{"D13", "a private repository's signature, which is in no log, under public rules", fault.Forged, sigstore.Unlogged, func(s *scene) {
@@ -258,6 +263,9 @@ func forgedShapes() []forgery {
 		}},
 		{"version", "an older bundle version", fault.Forged, sigstore.Malformed, func(s *scene) {
 			s.spoiled(func(b *bundlepb.Bundle) { b.MediaType = "application/vnd.dev.sigstore.bundle+json;version=0.2" })
+		}},
+		{"version", "a version by its older name", fault.Forged, sigstore.Malformed, func(s *scene) {
+			s.spoiled(func(b *bundlepb.Bundle) { b.MediaType = "application/vnd.dev.sigstore.bundle+json;version=0.3" })
 		}},
 		{"version", "an unknown bundle version", fault.Forged, sigstore.Malformed, func(s *scene) {
 			s.spoiled(func(b *bundlepb.Bundle) { b.MediaType = "application/vnd.dev.sigstore.bundle.v0.4+json" })

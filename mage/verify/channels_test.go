@@ -88,6 +88,12 @@ func missingInRegistry() []fraud {
 				o.who = &w
 			}
 		}}, nil},
+		{"D5", "a provenance beside something else in one attachment", fault.Forged, "", plot{
+			unsigned: func(m, p, q string) bool { return m == "tiny-1" && p == "" && q == evidence.Provenance },
+		}, func(ctx context.Context, w *world) {
+			index := w.record.Images["tiny-1"].Index
+			w.lay(ctx, w.provenanceOf(order{}, index.Digest), []byte("something else"))
+		}},
 		{"D5", "everything annotated as the provenance that is missing", fault.Unverified, verify.Missing, plot{
 			annotate: func(string) string { return evidence.Provenance },
 			unsigned: func(m, p, q string) bool { return m == "tiny-1" && p == "" && q == evidence.Provenance },
@@ -161,7 +167,10 @@ func wrongDocuments() []fraud {
 			state(d, func(s *release.State) { s.Members["tiny-payload"] = s.Members["tiny-installer"] })
 		}), nil},
 		{"D9", "a document that names another commit than its record", fault.Forged, verify.Contradicted, document(func(d *release.Document) {
-			state(d, func(s *release.State) { s.Commit, s.Tag = strings.Repeat("e", 40), "sha-"+strings.Repeat("e", 40) })
+			state(d, func(s *release.State) { s.Commit = strings.Repeat("e", 40) })
+		}), nil},
+		{"D9", "a document that names another tag than its record", fault.Forged, verify.Contradicted, document(func(d *release.Document) {
+			state(d, func(s *release.State) { s.Tag = "sha-" + strings.Repeat("e", 40) })
 		}), nil},
 	}
 }
@@ -208,6 +217,11 @@ func wrongReleases() []fraud {
 			image := r.Images["tiny-1"]
 			image.Platforms = map[string]graph.Node{"linux/amd64": image.Platforms["linux/amd64"]}
 			r.Images["tiny-1"] = image
+		}}, nil},
+		{"D9", "a record in which no image has a platform", fault.Refused, verify.Incomplete, plot{record: func(r *release.Record) {
+			for name, image := range r.Images {
+				r.Images[name] = release.Image{Index: image.Index}
+			}
 		}}, nil},
 		{"D9", "an index that names one platform less than the record", fault.Forged, verify.WrongIndex, plot{index: func(all []graph.Node) []graph.Node { return all[:1] }}, nil},
 		{"D9", "an index that names a platform twice", fault.Forged, verify.WrongIndex, plot{index: func(all []graph.Node) []graph.Node { return append(all, all[0]) }}, nil},

@@ -102,9 +102,9 @@ func newForge() *forge {
 	_, f.logKey, _ = ed25519.GenerateKey(rand.Reader)
 	_, id, err := note.KeyHash(logName, f.logKey.Public())
 	f.logID = must(id, err)
-	f.trustedRoot = f.trusted(true, true)
-	f.withoutLogs = f.trusted(false, true)
-	f.withoutLatest = f.trusted(true, false)
+	f.trustedRoot = f.trusted(lacking{})
+	f.withoutLogs = f.trusted(lacking{logs: true})
+	f.withoutLatest = f.trusted(lacking{times: true})
 	return f
 }
 
@@ -113,25 +113,34 @@ func pkix256(key crypto.PublicKey) []byte {
 	return sum[:]
 }
 
-func (f *forge) trusted(logs, times bool) []byte {
+// lacking is what a trusted root does not have, or has no longer.
+type lacking struct{ logs, times, certificatesNow, timesNow bool }
+
+func (f *forge) trusted(without lacking) []byte {
+	ended := func(is bool) (at time.Time) {
+		if is {
+			at = born.AddDate(0, 1, 0)
+		}
+		return at
+	}
 	asLog := func(id []byte, url string, key crypto.PublicKey) map[string]*root.TransparencyLog {
 		return map[string]*root.TransparencyLog{hex.EncodeToString(id): {
 			BaseURL: url, ID: id, PublicKey: key, ValidityPeriodStart: born, HashFunc: crypto.SHA256, SignatureHashFunc: crypto.SHA256,
 		}}
 	}
 	entries := map[string]*root.TransparencyLog{}
-	if logs {
+	if !without.logs {
 		entries = asLog(f.logID, "https://"+logName, f.logKey.Public())
 		for id, l := range asLog(pkix256(f.oldLogKey.Public()), "https://"+oldLogName, f.oldLogKey.Public()) {
 			entries[id] = l
 		}
 	}
 	var authorities []root.TimestampingAuthority
-	if times {
-		authorities = append(authorities, &root.SigstoreTimestampingAuthority{Root: f.tsa[1], Leaf: f.tsa[0], ValidityPeriodStart: born, URI: "https://tsa.forge.example"})
+	if !without.times {
+		authorities = append(authorities, &root.SigstoreTimestampingAuthority{Root: f.tsa[1], Leaf: f.tsa[0], ValidityPeriodStart: born, ValidityPeriodEnd: ended(without.timesNow), URI: "https://tsa.forge.example"})
 	}
 	trusted := must(root.NewTrustedRoot(root.TrustedRootMediaType01,
-		[]root.CertificateAuthority{&root.FulcioCertificateAuthority{Root: f.ca, Intermediates: []*x509.Certificate{f.leafCA}, ValidityPeriodStart: born, URI: "https://fulcio.forge.example"}},
+		[]root.CertificateAuthority{&root.FulcioCertificateAuthority{Root: f.ca, Intermediates: []*x509.Certificate{f.leafCA}, ValidityPeriodStart: born, ValidityPeriodEnd: ended(without.certificatesNow), URI: "https://fulcio.forge.example"}},
 		asLog(pkix256(f.ctKey.Public()), "https://ct.forge.example", f.ctKey.Public()), authorities, entries))
 	return must(json.Marshal(trusted))
 }
@@ -142,6 +151,7 @@ type who struct {
 	repository, commit, ref               string
 	repositoryID, ownerID, workflow, runs string
 	sub                                   string // the token's subject claim
+	twice                                 bool   // the subject stands there twice
 	email                                 string // beside the subject, which no honest one has
 }
 
@@ -278,6 +288,9 @@ func (f *forge) leaf(w who, key *ecdsa.PrivateKey, begins time.Time, ct *forge, 
 	}
 	if w.subject != "" {
 		template.URIs = []*url.URL{must(url.Parse(w.subject))}
+		if w.twice {
+			template.URIs = append(template.URIs, template.URIs[0])
+		}
 	}
 	if w.email != "" {
 		template.EmailAddresses = []string{w.email}

@@ -90,7 +90,7 @@ func brokenFiles() []hostileFile {
 		{"file", "a blob that is named by no digest", fault.Forged, "", with(entry("blobs/sha256/x", tar.TypeReg, "x"))},
 		{"file", "a file that does not belong", fault.Forged, "", with(entry("../../etc/passwd", tar.TypeReg, "x"))},
 		{"file", "a blob by a detour", fault.Forged, "", with(entry("./blobs/sha256/"+digest.FromString("x").Encoded(), tar.TypeReg, "x"))},
-		{"file", "a link", fault.Forged, "", with(tarEntry{tar.Header{Name: "blobs/sha256/x", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}, nil})},
+		{"file", "a link, named by the digest of nothing", fault.Forged, "", with(tarEntry{tar.Header{Name: "blobs/sha256/" + digest.FromString("").Encoded(), Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}, nil})},
 		{"file", "a second index", fault.Forged, "", with(entry("index.json", tar.TypeReg, "{}"))},
 		{"file", "another layout version", fault.Forged, "", edited(func(all []tarEntry) []tarEntry {
 			all[0] = entry("oci-layout", tar.TypeReg, `{"imageLayoutVersion":"2"}`)
@@ -98,6 +98,9 @@ func brokenFiles() []hostileFile {
 		})},
 		{"file", "no index", fault.Forged, "", edited(func(all []tarEntry) []tarEntry { return append(all[:1], all[2:]...) })},
 		{"file", "a manifest that is not there", fault.Forged, "", reindexed(func(x *ocispec.Index) { x.Manifests[0].Digest = digest.FromString("x") })},
+		{"file", "a manifest of no size that is not there", fault.Forged, "", reindexed(func(x *ocispec.Index) {
+			x.Manifests = append(x.Manifests, graph.Node{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x")})
+		})},
 		{"file", "a manifest of another size", fault.Forged, "", reindexed(func(x *ocispec.Index) { x.Manifests[0].Size++ })},
 		{"file", "a manifest of two types", fault.Forged, "", reindexed(func(x *ocispec.Index) {
 			twice := x.Manifests[0]
@@ -130,6 +133,62 @@ func endlessFiles() []hostileFile {
 		}},
 		{"D11", "headers without end", fault.Unavailable, verify.Endless, func([]byte) io.Reader { return &again{content: longHeader()} }},
 		{"D11", "more manifests than a family has", fault.Unavailable, verify.Endless, reindexed(func(x *ocispec.Index) { x.Manifests = slices.Repeat(x.Manifests[:1], 10_000) })},
+	}
+}
+
+// TestHostileEvidenceFilesThatOpen: what is not in an evidence file is missing, as in a registry.
+func TestHostileEvidenceFilesThatOpen(t *testing.T) {
+	w := newWorld(t, plot{})
+	_, honest := w.export(t)
+	record := must(graph.Manifest(t.Context(), w.registry.Repository("tiny-metadata"), w.recordAt)).Layers[0]
+	for name, c := range map[string]struct {
+		content io.Reader
+		ask     func(*verify.Verifier) error
+	}{
+		"without the record's content": {
+			edited(func(all []tarEntry) []tarEntry {
+				return slices.DeleteFunc(all, func(e tarEntry) bool { return strings.HasSuffix(e.header.Name, record.Digest.Encoded()) })
+			})(honest),
+			func(v *verify.Verifier) error { _, err := v.Channel(t.Context(), "dev", w.now); return err },
+		},
+		"without a tag of the channel": {
+			reindexed(func(x *ocispec.Index) {
+				for i, m := range x.Manifests {
+					if m.Annotations[ocispec.AnnotationRefName] != "tiny-metadata:channels" {
+						x.Manifests[i].Annotations = nil
+					}
+				}
+			})(honest),
+			func(v *verify.Verifier) error { _, err := v.Offered(t.Context()); return err },
+		},
+	} {
+		v := w.verifier
+		v.Registry = must(verify.OpenFile(c.content))
+		t.Run(name, func(t *testing.T) { refused(t, c.ask(&v), fault.Unverified, verify.Missing) })
+	}
+}
+
+// TestFraudsOnOneImage: questions about an image that have no good answer.
+func TestFraudsOnOneImage(t *testing.T) {
+	w := newWorld(t, plot{})
+	w.tag(t.Context(), "tiny-1", "manifest", w.record.Images["tiny-1"].Platforms["linux/amd64"])
+	less := w.verifier
+	less.Policy.Require = map[family.SubjectKind][]family.Demand{family.PlatformManifest: {family.DemandSignature}}
+	for _, c := range []struct {
+		name, image, tag string
+		v                *verify.Verifier
+		kind             fault.Kind
+		reason           verify.Reason
+	}{
+		{"D12 a tag that is not there", "tiny-1", "none", &w.verifier, fault.Unverified, verify.Missing},
+		{"D12 a tag of something that is no index", "tiny-1", "manifest", &w.verifier, fault.Invalid, ""},
+		{"D1 an image that the family has not", "tiny-2", "dev", &w.verifier, fault.Invalid, ""},
+		{"D5 SBOMs that the policy does not demand", "tiny-1", "dev", &less, fault.Unverified, verify.Missing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, _, err := c.v.SBOM(t.Context(), c.image, c.tag, w.now)
+			refused(t, err, c.kind, c.reason)
+		})
 	}
 }
 
@@ -333,12 +392,12 @@ func TestFloods(t *testing.T) {
 		}},
 		{"a bundle nested a million deep", 0, func(ctx context.Context, t *testing.T, w *world) { w.flood(ctx, t, evidence.BundleType, 1, bomb) }},
 		{"an SBOM nested a million deep", 0, func(ctx context.Context, t *testing.T, w *world) { w.flood(ctx, t, evidence.SBOMType, 1, bomb) }},
-		{"a bundle of two layers", 0, func(ctx context.Context, t *testing.T, w *world) { w.lay(ctx, t, 2, 1) }},
-		{"a bundle larger than the limit", 0, func(ctx context.Context, t *testing.T, w *world) { w.lay(ctx, t, 1, pipeline.MaxBundle+1) }},
+		{"a bundle of two layers", 0, func(ctx context.Context, _ *testing.T, w *world) { w.lay(ctx, []byte("{"), []byte("}")) }},
+		{"a bundle larger than the limit", 0, func(ctx context.Context, _ *testing.T, w *world) { w.lay(ctx, make([]byte, pipeline.MaxBundle+1)) }},
 		{"a hundred bundles of strangers", fault.Unavailable, func(ctx context.Context, t *testing.T, w *world) { w.flood(ctx, t, evidence.BundleType, 100, "{}") }},
-		{"bundles of more bytes than the limit", fault.Unavailable, func(ctx context.Context, t *testing.T, w *world) {
+		{"bundles of more bytes than the limit", fault.Unavailable, func(ctx context.Context, _ *testing.T, w *world) {
 			for i := range 3 {
-				w.lay(ctx, t, 1, pipeline.MaxBundle-i)
+				w.lay(ctx, make([]byte, pipeline.MaxBundle-i))
 			}
 		}},
 	} {
@@ -376,13 +435,12 @@ func (w *world) flood(ctx context.Context, t *testing.T, artifactType string, n 
 	}
 }
 
-// lay attaches a bundle of so many layers of so many bytes to an image.
-func (w *world) lay(ctx context.Context, t *testing.T, layers, size int) {
-	t.Helper()
+// lay attaches a bundle of these layers to an image.
+func (w *world) lay(ctx context.Context, layers ...[]byte) {
 	repo, subject := w.registry.Repository("tiny-1"), w.record.Images["tiny-1"].Index
 	var all []graph.Node
-	for i := range layers {
-		all = append(all, must(graph.PushBytes(ctx, repo, evidence.BundleType, bytes.Repeat([]byte{byte(i)}, size))))
+	for _, content := range layers {
+		all = append(all, must(graph.PushBytes(ctx, repo, evidence.BundleType, content)))
 	}
 	must(graph.PushBytes(ctx, repo, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data))
 	must(graph.PushBytes(ctx, repo, ocispec.MediaTypeImageManifest, must(graph.EncodeArtifact(evidence.BundleType, &subject, all, nil))))

@@ -2,15 +2,22 @@ package verify_test
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	dssepb "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -24,6 +31,7 @@ type keyScene struct {
 	*scene
 	identity evidence.Identity
 	key      *ecdsa.PrivateKey
+	bundles  [][]byte // instead of honest ones
 }
 
 func newKeyScene() *keyScene {
@@ -46,17 +54,28 @@ func privatePEM(key *ecdsa.PrivateKey) []byte {
 
 func (s *keyScene) verify(t *testing.T) (verify.Result, error) {
 	t.Helper()
-	signer := must(sigstore.NewKeySigner(privatePEM(s.key), nil, s.identity))
 	s.provenance = evidence.NewSLSA(s.identity, s.subject.Dependencies)
-	e := verify.Evidence{Documents: [][]byte{[]byte(s.sbom)}}
+	e := verify.Evidence{Documents: [][]byte{[]byte(s.sbom)}, Bundles: s.bundles}
 	for predicate, content := range map[string]any{evidence.Signature: struct{}{}, evidence.Provenance: s.provenance, evidence.SBOM: rawJSON(s.sbom), evidence.Scan: s.report} {
-		b, err := signer.Sign(t.Context(), must(evidence.NewStatement("widget", s.about, predicate, content)))
-		if err != nil {
-			t.Fatal(err)
+		if s.bundles == nil {
+			e.Bundles = append(e.Bundles, signed(s.key, must(json.Marshal(must(evidence.NewStatement("widget", s.about, predicate, content))))))
 		}
-		e.Bundles = append(e.Bundles, b.JSON)
 	}
 	return verify.Verify(t.Context(), s.subject, e, must(verify.ParseTrust(family.Key, nil)), s.policy, s.now)
+}
+
+// signed makes a bundle of anything, which our own signer would not.
+func signed(key *ecdsa.PrivateKey, payload []byte) []byte {
+	sum := sha256.Sum256(pae(payload))
+	return must(protojson.Marshal(&bundlepb.Bundle{
+		MediaType: evidence.BundleType,
+		VerificationMaterial: &bundlepb.VerificationMaterial{
+			Content: &bundlepb.VerificationMaterial_PublicKey{PublicKey: &commonpb.PublicKeyIdentifier{Hint: "x"}},
+		},
+		Content: &bundlepb.Bundle_DsseEnvelope{DsseEnvelope: &dssepb.Envelope{
+			Payload: payload, PayloadType: evidence.PayloadT, Signatures: []*dssepb.Signature{{Sig: must(ecdsa.SignASN1(rand.Reader, key, sum[:]))}},
+		}},
+	}))
 }
 
 // rawJSON marshals as itself.
@@ -83,9 +102,18 @@ func keyForgeries() []keyForgery {
 		{"D2", "a key whose owner built elsewhere", fault.Forged, sigstore.WrongIdentity, said(func(id *evidence.Identity) { id.BuilderID = "https://evil.example" })},
 		{"D2", "a key whose owner built another commit", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.subject.Commit = strings.Repeat("f", 40) }},
 		{"D2", "a build type that nobody knows", fault.Forged, sigstore.WrongProvenance, said(func(id *evidence.Identity) { id.BuildType = "https://evil.example" })},
+		{"D3", "a key whose owner names no builder", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.identity.BuilderID, s.policy.Signer.Builder = "", "" }},
+		{"D3", "a key whose owner names no repository", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.identity.Repository, s.policy.Signer.Repository = "", "" }},
+		{"D3", "a key whose owner names no commit", fault.Forged, sigstore.WrongIdentity, func(s *keyScene) { s.identity.Commit, s.subject.Commit = "", "" }},
 		{"D4", "a key's statement about another digest", fault.Forged, sigstore.WrongSubject, func(s *keyScene) { s.about = digest.FromString("another") }},
 		{"D8", "an age, which a key's signatures do not have", fault.Refused, verify.TooOld, func(s *keyScene) { s.policy.MaxAge = time.Hour }},
 		{"D13", "a policy of keys without key", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "" }},
+		{"D13", "a policy of keys without key, and no bundle either", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key, s.bundles = "", [][]byte{[]byte("{}")} }},
+		{"D13", "a policy whose key is called otherwise", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = strings.ReplaceAll(s.policy.Signer.Key, "PUBLIC KEY", "KEY") }},
+		{"D13", "a policy whose key is not of ECDSA", fault.Invalid, "", func(s *keyScene) {
+			public, _, _ := ed25519.GenerateKey(rand.Reader)
+			s.policy.Signer.Key = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(public))}))
+		}},
 		{"D13", "a policy whose key is none", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key = "x" }},
 		{"D13", "a policy of two keys", fault.Invalid, "", func(s *keyScene) { s.policy.Signer.Key += s.policy.Signer.Key }},
 		{"D13", "a policy whose key is of another sort", fault.Invalid, "", func(s *keyScene) {

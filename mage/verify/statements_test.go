@@ -47,6 +47,11 @@ func missingStatements() []forgery {
 		}},
 		{"D1", "a kind of subject that nothing is demanded of", fault.Invalid, "", func(s *scene) { s.subject.Kind = "gadget" }},
 		{"D1", "a policy that trusts nobody", fault.Invalid, "", func(s *scene) { s.policy.Signer = family.Signer{} }},
+		unfinished("issuer", func(s *family.Signer) { s.Issuer = "" }),
+		unfinished("repository", func(s *family.Signer) { s.Repository = "" }),
+		unfinished("ref", func(s *family.Signer) { s.Ref = "" }),
+		unfinished("workflow and no builder", func(s *family.Signer) { s.Workflow = "" }),
+		{"D2", "a policy of an identity and a key", fault.Invalid, "", func(s *scene) { s.policy.Signer.Key = publicPEM(newKey()) }},
 		{"D4", "a subject that is no digest", fault.Invalid, "", func(s *scene) { s.subject.Digest = "latest" }},
 		{"deny", "a digest that the policy denies", fault.Refused, verify.Denied, func(s *scene) {
 			s.policy.Deny = []family.Denial{{Digest: s.subject.Digest, Reason: "it leaks"}}
@@ -60,6 +65,11 @@ func missingStatements() []forgery {
 			s.policy.Deny = []family.Denial{{Commit: widgetCommit, Reason: "it leaks"}}
 		}},
 	}
+}
+
+// unfinished is a policy that leaves open who may sign.
+func unfinished(what string, change func(*family.Signer)) forgery {
+	return forgery{"D2", "a policy with no " + what, fault.Invalid, "", func(s *scene) { change(&s.policy.Signer) }}
 }
 
 // otherSigners is row D2: a valid signature, by somebody else. Each differs in one fact alone.
@@ -90,6 +100,7 @@ func otherSigners() []forgery {
 		signer("a certificate that names two builders", func(w *who) { w.signer = builder("evil.yml", "refs/heads/main") }),
 		signer("a certificate that names a person beside the builder", func(w *who) { w.email = "eve@evil.example" }),
 		signer("a certificate that names nobody", func(w *who) { w.subject = ""; w.email = "eve@evil.example" }),
+		signer("a certificate that names its builder twice", func(w *who) { w.twice = true }),
 		signer("a runner of their own", func(w *who) { w.runner = "self-hosted" }),
 		signer("a subject claim of another repository", func(w *who) { w.sub = "repo:evil/widget:ref:refs/heads/main" }),
 		signer("a subject claim of a repository that took the name", func(w *who) { w.sub = "repo:acme@77/widget@666:ref:refs/heads/main" }),
@@ -135,6 +146,7 @@ func otherSubjects() []forgery {
 		statement("D4", "a digest in SHA-512 beside", fault.Forged, sigstore.Malformed, `"sha256":"SUBJECT"`, `"sha256":"SUBJECT","sha512":"`+strings.Repeat("SUBJECT", 2)+`"`),
 		statement("D4", "a digest that is none", fault.Forged, sigstore.Malformed, "SUBJECT", "SUB"),
 		statement("D4", "a subject with an address beside its digest", fault.Forged, sigstore.Malformed, `"name":"widget",`, `"name":"widget","uri":"https://evil.example",`),
+		statement("D4", "a subject with annotations", fault.Forged, sigstore.Malformed, `"name":"widget",`, `"name":"widget","annotations":{"a":"b"},`),
 		statement("D4", "a statement of version 0.1", fault.Forged, sigstore.Malformed, "Statement/v1", "Statement/v0.1"),
 		{"D4", "a subject in SHA-512", fault.Invalid, "", func(s *scene) { s.subject.Digest = digest.SHA512.FromString("x") }},
 		statement("D4", "a statement with a member of its own", fault.Forged, "", `"_type"`, `"evil":1,"_type"`),
@@ -159,6 +171,10 @@ func otherPredicates() []forgery {
 		}},
 		{"D5", "an SBOM that was altered after it was attested", fault.Forged, verify.WrongSBOM, func(s *scene) {
 			s.documents = []string{strings.Replace(s.sbom, `"1.0"`, `"1.1"`, 1)}
+			s.report.SBOM = digest.FromString(s.documents[0])
+		}},
+		{"D5", "an SBOM document that goes on", fault.Forged, verify.WrongSBOM, func(s *scene) {
+			s.documents = []string{s.sbom + "{}"}
 			s.report.SBOM = digest.FromString(s.documents[0])
 		}},
 		{"D5", "an SBOM that is not the one that was scanned", fault.Forged, verify.WrongSBOM, func(s *scene) { s.report.SBOM = digest.FromString("another SBOM") }},
@@ -220,6 +236,7 @@ func wrongProvenance() []forgery {
 		{"D3", "a second definition in another case", fault.Forged, sigstore.Malformed, func(s *scene) {
 			s.edited(family.DemandProvenance, `"buildDefinition":`, `"BuildDefinition":{},"buildDefinition":`)
 		}},
+		member("an unknown member of the predicate", `"buildDefinition":`, `"evil":1,"buildDefinition":`),
 		member("an unknown member of the definition", `"buildType":`, `"evil":1,"buildType":`),
 		member("a builder under a name in another case", `"builder":{"id"`, `"builder":{"Id"`),
 		member("an unknown member of the builder", `"builder":{`, `"builder":{"builderDependencies":[],`),
