@@ -35,6 +35,7 @@ const (
 	maxFile      = 1 << 30 // bytes, headers and content of all entries
 	maxEntries   = 1 << 14
 	maxManifests = 1 << 13
+	maxLayers    = 256 // of one manifest that speaks about another
 )
 
 const blobsPrefix = ocispec.ImageBlobsDir + "/sha256/"
@@ -158,6 +159,9 @@ func (f *File) enter(m graph.Node) error {
 	node := graph.Node{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size}
 	content := f.blobs[m.Digest] // what is not there does not parse, if it has the size
 	known, again := f.manifests[m.Digest]
+	if m.Size > graph.MaxManifest {
+		return refuse(fault.Unavailable, "evidence file", Endless, "manifest %s has %d bytes, at most %d", m.Digest, m.Size, graph.MaxManifest)
+	}
 	if int64(len(content)) != m.Size || again && known.MediaType != m.MediaType {
 		return fault.New(fault.Forged, "reading", "evidence file", "manifest %s is not there as described", m.Digest)
 	}
@@ -185,6 +189,9 @@ func (f *File) refer(node graph.Node, content []byte) error {
 	}
 	if err := json.Unmarshal(content, &m); err != nil {
 		return err
+	}
+	if len(m.Layers) > maxLayers {
+		return refuse(fault.Unavailable, "evidence file", Endless, "manifest %s has %d layers, at most %d", node.Digest, len(m.Layers), maxLayers)
 	}
 	if m.Subject != nil {
 		r := pipeline.Referrer{Manifest: node, ArtifactType: cmp.Or(m.ArtifactType, m.Config.MediaType), Annotations: m.Annotations, Layers: m.Layers}

@@ -73,6 +73,15 @@ func edited(change func([]tarEntry) []tarEntry) func([]byte) io.Reader {
 	return func(honest []byte) io.Reader { return bytes.NewReader(pack(change(entries(honest)))) }
 }
 
+// manifested is an evidence file with one more manifest.
+func manifested(content string) func([]byte) io.Reader {
+	node := graph.NewNode(ocispec.MediaTypeImageManifest, []byte(content))
+	return func(honest []byte) io.Reader {
+		longer := must(io.ReadAll(with(entry("blobs/sha256/"+node.Digest.Encoded(), tar.TypeReg, content))(honest)))
+		return reindexed(func(x *ocispec.Index) { x.Manifests = append(x.Manifests, node) })(longer)
+	}
+}
+
 func with(e tarEntry) func([]byte) io.Reader {
 	return edited(func(all []tarEntry) []tarEntry { return append(all, e) })
 }
@@ -116,6 +125,9 @@ func endlessFiles() []hostileFile {
 		{"D11", "an index of 5 MiB", fault.Unavailable, verify.Endless, func([]byte) io.Reader {
 			return bytes.NewReader(pack([]tarEntry{entry("index.json", tar.TypeReg, strings.Repeat(" ", 5<<20))}))
 		}},
+		{"D11", "an evidence file's manifest of 5 MiB", fault.Unavailable, verify.Endless, manifested(strings.Repeat(" ", 5<<20) + "{}")},
+		{"D11", "a manifest of a thousand layers", fault.Unavailable, verify.Endless, manifested(`{"layers":[{}` + strings.Repeat(",{}", 999) + `]}`)},
+		{"D11", "a manifest nested a million deep", fault.Forged, "", manifested(strings.Repeat("[", 1<<20))},
 		{"D11", "an index nested a million deep", fault.Forged, "", edited(func(all []tarEntry) []tarEntry {
 			all[1].content = []byte(strings.Repeat("[", 1<<20))
 			return all
@@ -395,6 +407,11 @@ func TestFloods(t *testing.T) {
 		{"a bundle of two layers", 0, func(ctx context.Context, _ *testing.T, w *world) { w.lay(ctx, []byte("{"), []byte("}")) }},
 		{"a bundle larger than the limit", 0, func(ctx context.Context, _ *testing.T, w *world) { w.lay(ctx, make([]byte, pipeline.MaxBundle+1)) }},
 		{"a hundred bundles of strangers", fault.Unavailable, func(ctx context.Context, t *testing.T, w *world) { w.flood(ctx, t, evidence.BundleType, 100, "{}") }},
+		{"attachments whose manifests are large", fault.Unavailable, func(ctx context.Context, _ *testing.T, w *world) {
+			for i := range 6 {
+				w.lay(ctx, slices.Repeat([][]byte{fmt.Append(nil, i)}, 20_000)...)
+			}
+		}},
 		{"bundles of more bytes than the limit", fault.Unavailable, func(ctx context.Context, _ *testing.T, w *world) {
 			for i := range 3 {
 				w.lay(ctx, make([]byte, pipeline.MaxBundle-i))
@@ -439,8 +456,12 @@ func (w *world) flood(ctx context.Context, t *testing.T, artifactType string, n 
 func (w *world) lay(ctx context.Context, layers ...[]byte) {
 	repo, subject := w.registry.Repository("tiny-1"), w.record.Images["tiny-1"].Index
 	var all []graph.Node
-	for _, content := range layers {
-		all = append(all, must(graph.PushBytes(ctx, repo, evidence.BundleType, content)))
+	for i, content := range layers {
+		n := graph.NewNode(evidence.BundleType, content)
+		if i < 2 {
+			must(graph.PushBytes(ctx, repo, evidence.BundleType, content))
+		}
+		all = append(all, n)
 	}
 	must(graph.PushBytes(ctx, repo, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data))
 	must(graph.PushBytes(ctx, repo, ocispec.MediaTypeImageManifest, must(graph.EncodeArtifact(evidence.BundleType, &subject, all, nil))))

@@ -226,6 +226,9 @@ func referrers(ctx context.Context, b backend, subject graph.Node) ([]Referrer, 
 	if err != nil {
 		return nil, err
 	}
+	if err := checkBytes(listed); err != nil {
+		return nil, err
+	}
 	all := make([]Referrer, len(listed))
 	index := map[digest.Digest]int{}
 	for i, n := range listed {
@@ -290,6 +293,19 @@ const maxEntries = 10_000
 func checkEntries(n int) error {
 	if n > maxEntries {
 		return fault.New(fault.Refused, "listing", "referrers", "%d entries exceed the limit of %d", n, maxEntries)
+	}
+	return nil
+}
+
+// maxBytes bounds the manifests of one subject's referrers: each is read, and has a kilobyte or two.
+const maxBytes = 16 << 20
+
+func checkBytes(listed []graph.Node) error {
+	left := int64(maxBytes)
+	for _, n := range listed {
+		if left -= max(n.Size, 0); left < 0 || n.Size > maxBytes {
+			return fault.New(fault.Refused, "listing", "referrers", "their manifests exceed %d bytes in all", maxBytes)
+		}
 	}
 	return nil
 }
