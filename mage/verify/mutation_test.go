@@ -28,6 +28,8 @@ type mutant struct {
 	check string // its first line
 }
 
+func (m mutant) String() string { return m.where + ": " + m.check }
+
 // instrumented is a source file in which checks can be taken away.
 type instrumented struct {
 	name    string // absolute
@@ -45,22 +47,27 @@ func TestEveryCheckIsNeeded(t *testing.T) {
 	if caught := without(t, binary, "", -1); caught != "" {
 		t.Fatalf("with every check in place %s fails", caught)
 	}
-	survivors := spare()
+	known := map[string]bool{}
 	for i, m := range mutants {
-		caught := without(t, binary, m.file, i)
-		reason, spared := survivors[m.where+": "+m.check]
-		delete(survivors, m.where+": "+m.check)
-		switch {
-		case caught == "" && !spared:
-			t.Errorf("%s: without %q nothing of the corpus is accepted that should not be", m.where, m.check)
-		case caught != "" && spared:
-			t.Errorf("%s: %q is needed by %s, and is listed as spare: %s", m.where, m.check, caught, reason)
-		case !spared:
-			t.Logf("%-26s %-90.90s %s", m.where, m.check, caught)
-		}
+		known[m.String()] = true
+		t.Run(fmt.Sprintf("%03d %s", i, m), func(t *testing.T) {
+			t.Parallel()
+			caught := without(t, binary, m.file, i)
+			reason, spared := spare()[m.String()]
+			switch {
+			case caught == "" && !spared:
+				t.Error("without it nothing of the corpus is accepted that should not be")
+			case caught != "" && spared:
+				t.Errorf("%s needs it, and it is listed as spare: %s", caught, reason)
+			case !spared:
+				t.Logf("needed by %s", caught)
+			}
+		})
 	}
-	for check := range survivors {
-		t.Errorf("there is no check %q, and it is listed as spare", check)
+	for check := range spare() {
+		if !known[check] {
+			t.Errorf("there is no check %q, and it is listed as spare", check)
+		}
 	}
 	t.Logf("%d checks, %d of them spare", len(mutants), len(spare()))
 }
