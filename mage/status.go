@@ -17,6 +17,7 @@ type status struct {
 	Family   string                   `json:"family"`
 	Tag      string                   `json:"tag"`
 	Registry string                   `json:"registry"`
+	State    string                   `json:"state"`
 	Built    bool                     `json:"built"`
 	Record   string                   `json:"record,omitempty"` // digest, when published
 	Missing  int                      `json:"missingStatements"`
@@ -36,8 +37,24 @@ func releaseStatus() command {
 		if err != nil {
 			return err
 		}
+		st.State = st.reached()
 		return w.print(st, func() string { return statusText(st) })
 	}
+}
+
+// reached says in one word or two how far the release came.
+func (st status) reached() string {
+	switch {
+	case st.Record == "" && !st.Built:
+		return "not built"
+	case st.Record == "":
+		return "built"
+	case st.Missing > 0:
+		return "attest pending"
+	case len(st.Serving) == 0:
+		return "attested"
+	}
+	return "served"
 }
 
 func (w *workshop) status(ctx context.Context, p *pipeline.Pipeline, plan release.Plan) (status, error) {
@@ -78,6 +95,7 @@ func statusText(st status) string {
 	yes := map[bool]string{true: "yes", false: "no"}
 	table := term.Table{Rows: [][]string{
 		{"this source", st.Tag},
+		{"state", st.State},
 		{"built here", yes[st.Built]},
 		{"published", yes[st.Record != ""]},
 		{"statements missing", fmt.Sprint(st.Missing)},

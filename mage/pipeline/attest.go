@@ -3,7 +3,9 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -21,36 +23,49 @@ const (
 	maxAttaching  = 4
 )
 
-// Attest makes and attaches the statements of a release that are missing. Approved is asked for
-// only when a missing statement needs what the inspection found. It returns how many it made.
-func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(context.Context) (release.Approved, error)) (int, error) {
+// Attest makes and attaches the statements of a release that are missing, and returns how many.
+// Approved is asked for only when a missing statement needs what the inspection found.
+//
+// When signing fails, what was signed until then is attached, so that nobody has to sign it again;
+// the release stays published and attest pending, and no channel names it. When nothing was
+// missing, what was read to find that out goes on with the release.
+func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(context.Context) (release.Approved, error)) (Published, int, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	_, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
-	if err != nil || len(missing) == 0 {
-		return 0, err
+	found, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
+	if err != nil {
+		return pub, 0, err
+	}
+	if len(missing) == 0 {
+		pub.proved = found
+		return pub, 0, nil
 	}
 	p.Progress.Start("attest", pub.Record.Source.Tag())
 	a, err := approved(ctx)
 	if err != nil {
-		return 0, err
+		return pub, 0, err
 	}
 	if err := p.attachSBOMs(ctx, a); err != nil {
-		return 0, err
+		return pub, 0, err
 	}
-	bundles, err := p.sign(ctx, pub, a, missing)
-	if err != nil {
-		return 0, err
-	}
-	if err := p.attach(ctx, missing, bundles); err != nil {
-		return 0, err
+	bundles, failure := p.sign(ctx, pub, a, missing)
+	attached, err := p.attach(ctx, missing, bundles)
+	if failure = errors.Join(failure, err); failure != nil {
+		return pub, attached, pending(failure, pub.Record.Source.Tag(), len(missing)-attached)
 	}
 	for _, name := range p.Family.Members() {
 		if err := p.Registry.Repository(name).Settle(ctx); err != nil {
-			return 0, err
+			return pub, attached, err
 		}
 	}
-	p.Progress.Done("attest", pub.Record.Source.Tag(), fmt.Sprintf("%d statements signed and attached", len(bundles)))
-	return len(bundles), nil
+	p.Progress.Done("attest", pub.Record.Source.Tag(), fmt.Sprintf("%d statements signed and attached", attached))
+	return pub, attached, nil
+}
+
+// pending says what a release lacks whose signing failed.
+func pending(err error, tag string, lacking int) error {
+	kind, _ := fault.KindOf(err)
+	return &fault.Error{Op: "attesting", Subject: tag, Kind: kind, Err: fmt.Errorf("attest pending, %d statements are missing: %w", lacking, err),
+		Hint: "it is published and no channel names it; run the same command again, which signs what is missing"}
 }
 
 // collect reads the evidence of claims and returns what proves them and what nothing proves. What
@@ -91,13 +106,18 @@ func (p *Pipeline) attachSBOMs(ctx context.Context, a release.Approved) error {
 	return nil
 }
 
-// sign makes a bundle of every claim, in parallel, in the claims' order.
+// sign makes a bundle of every claim, in parallel, in the claims' order. After a failure those that
+// were not made are empty.
 func (p *Pipeline) sign(ctx context.Context, pub Published, a release.Approved, claims []release.Claim) ([]evidence.Bundle, error) {
+	bundles := make([]evidence.Bundle, len(claims))
 	signer, err := p.Signer(ctx)
 	if err != nil {
-		return nil, err
+		return bundles, err
 	}
-	bundles := make([]evidence.Bundle, len(claims))
+	if id := signer.Identity(); id.Commit != pub.Record.Source.Commit {
+		return bundles, fault.New(fault.Refused, "signing for", pub.Record.Source.Tag(), "this job is of commit %s", id.Commit).
+			WithHint("a release is signed by a job of the commit that it was built from")
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxSignatures)
 	for i, c := range claims {
@@ -137,17 +157,22 @@ func (p *Pipeline) predicate(ctx context.Context, c release.Claim, r release.Rec
 	return nil, fault.New(fault.Unverified, "attesting", c.Member+" "+c.Platform, "nothing is known for %s", c.Predicate)
 }
 
-// attach hangs bundles on their subjects: serially on one subject, a few subjects at a time.
-func (p *Pipeline) attach(ctx context.Context, claims []release.Claim, bundles []evidence.Bundle) error {
+// attach hangs the bundles that were made on their subjects: serially on one subject, a few
+// subjects at a time. It returns how many hang.
+func (p *Pipeline) attach(ctx context.Context, claims []release.Claim, bundles []evidence.Bundle) (int, error) {
 	bySubject := map[digest.Digest][]int{}
 	var order []digest.Digest
 	for i, c := range claims {
+		if bundles[i].JSON == nil {
+			continue
+		}
 		d := c.Subject.Digest
 		if bySubject[d] == nil {
 			order = append(order, d)
 		}
 		bySubject[d] = append(bySubject[d], i)
 	}
+	var attached atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxAttaching)
 	for _, d := range order {
@@ -156,11 +181,13 @@ func (p *Pipeline) attach(ctx context.Context, claims []release.Claim, bundles [
 				if err := attachBundle(ctx, p.Registry.Repository(claims[i].Member), claims[i].Subject, bundles[i]); err != nil {
 					return err
 				}
+				attached.Add(1)
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	return int(attached.Load()), err
 }
 
 func attachBundle(ctx context.Context, repo Repository, subject graph.Node, b evidence.Bundle) error {

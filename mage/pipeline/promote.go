@@ -168,6 +168,9 @@ func (p *Pipeline) whole(ctx context.Context, pub Published) (Found, []release.C
 		return nil, nil, err
 	}
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
+	if pub.proved != nil {
+		return pub.proved, claims, nil
+	}
 	found, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
 	if err != nil {
 		return nil, nil, err

@@ -17,6 +17,8 @@ import (
 type Published struct {
 	Record release.Record
 	Node   graph.Node // the record's manifest in the metadata repository
+
+	proved Found // its whole evidence, when this run has read and verified it already
 }
 
 // Adopt finds the record of a source in the registry. A record that is there is what that

@@ -79,7 +79,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 	if result.Reached = UntilPublish; until == UntilPublish {
 		return result, nil
 	}
-	if result.Attested, err = p.Attest(ctx, pub, approve); err != nil {
+	if pub, result.Attested, err = p.Attest(ctx, pub, approve); err != nil {
 		return result, err
 	}
 	if result.Reached = UntilAttest; until == UntilAttest {

@@ -238,7 +238,7 @@ func (s *Signer) attempt(ctx context.Context, op, subject string, try func() err
 		}
 		if n >= s.options.Attempts {
 			return fault.New(fault.Unavailable, op, subject, "after %d attempts: %w", n, err).
-				WithHint("nothing was attached; run the same command again")
+				WithHint("run the same command again")
 		}
 		timer := time.NewTimer(pause)
 		select {
