@@ -23,6 +23,7 @@ const gitHubServer = "https://github.com"
 // display name in GitHub's.
 type tokenClaims struct {
 	Issuer            string `json:"iss"`
+	Audience          string `json:"aud"`
 	Repository        string `json:"repository"` // local: URL; GitHub: owner/name
 	Ref               string `json:"ref"`
 	Commit            string `json:"sha"`
@@ -56,6 +57,9 @@ func identityOfToken(token string) (evidence.Identity, error) {
 	var c tokenClaims
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return evidence.Identity{}, fmt.Errorf("decoding its claims: %w", err)
+	}
+	if c.Audience != audience {
+		return evidence.Identity{}, fmt.Errorf("it is for %q, not for %q", c.Audience, audience)
 	}
 	var id evidence.Identity
 	switch c.Issuer {

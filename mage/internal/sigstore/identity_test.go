@@ -29,10 +29,11 @@ func TestATokenThatSaysTooLittleGivesNoIdentity(t *testing.T) {
 	if err := json.Unmarshal(content, &claims); err != nil {
 		t.Fatal(err)
 	}
+	claims["aud"] = audience // the issuer's to add, and no part of who somebody is
 	if _, err := identityOfToken(unsigned(t, claims)); err != nil {
 		t.Fatalf("the whole token: %v", err)
 	}
-	for _, name := range []string{"iss", "repository", "ref", "sha", "job_workflow_ref", "workflow_ref", "run_id", "run_attempt"} {
+	for _, name := range []string{"iss", "aud", "repository", "ref", "sha", "job_workflow_ref", "workflow_ref", "run_id", "run_attempt"} {
 		t.Run("without "+name, func(t *testing.T) {
 			t.Parallel()
 			less := maps.Clone(claims)
@@ -42,12 +43,15 @@ func TestATokenThatSaysTooLittleGivesNoIdentity(t *testing.T) {
 			}
 		})
 	}
+	elsewhere := maps.Clone(claims)
+	elsewhere["aud"] = "https://github.com/acme"
 	for name, token := range map[string]string{
-		"an empty token":    "",
-		"two parts":         "a.b",
-		"no base64":         "a.?.c",
-		"no JSON":           "a.e30x.c",
-		"a token too large": "a." + strings.Repeat("e", maxToken) + ".c",
+		"F10 a token for somebody else": unsigned(t, elsewhere),
+		"an empty token":                "",
+		"two parts":                     "a.b",
+		"no base64":                     "a.?.c",
+		"no JSON":                       "a.e30x.c",
+		"a token too large":             "a." + strings.Repeat("e", maxToken) + ".c",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -47,16 +47,19 @@ func (s Services) instance() family.Instance {
 	return s.Instance
 }
 
-// signingConfig is the file's content, or for the public instance the one built in.
+// signingConfig is the file's content, or one that is built in.
 func (s Services) signingConfig() ([]byte, error) {
-	if s.SigningConfig == "" && s.instance() == family.Public {
+	switch {
+	case s.SigningConfig != "":
+		return readConfig(s.SigningConfig)
+	case s.instance() == family.Public:
 		return publicServices, nil
-	}
-	if s.SigningConfig == "" {
+	case s.instance() == family.GitHub:
+		return gitHubServices, nil
+	default:
 		return nil, fault.New(fault.Environment, "signing with instance", string(s.instance()), "its signing config is missing").
 			WithHint("give its signing_config.json: it says where to sign")
 	}
-	return readConfig(s.SigningConfig)
 }
 
 // Reason is why a bundle or its provenance is refused; errors.Is finds it beside fault.Forged.

@@ -12,6 +12,9 @@ import (
 	"github.com/containai/containai/mage/fault"
 )
 
+// audience is whom a token is for: certificate authorities take no other, and others must not take it.
+const audience = "sigstore"
+
 // tokenLimit is how long one token request may take.
 const tokenLimit = 30 * time.Second
 
@@ -21,7 +24,7 @@ const tokenLimit = 30 * time.Second
 // https://docs.github.com/en/actions/reference/security/oidc#methods-for-requesting-the-oidc-token
 func ActionsToken(url, bearer string) func(ctx context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
-		return requestToken(ctx, url+"&audience=sigstore", bearer)
+		return requestToken(ctx, url+"&audience="+audience, bearer)
 	}
 }
 

@@ -80,6 +80,9 @@ var publicRoot []byte
 //go:embed public/signing_config.json
 var publicServices []byte
 
+//go:embed public/github_signing_config.json
+var gitHubServices []byte
+
 // keyVerifier trusts one public key at any time, whatever hint a bundle gives for it.
 func keyVerifier(content string) (*verify.Verifier, error) {
 	public, err := parsePublicKey([]byte(content))

@@ -88,9 +88,9 @@ func TestAnInstanceWithoutRootIsRefusedAndNotSkipped(t *testing.T) {
 			t.Errorf("signing with %s: %v, want Environment", instance, err)
 		}
 	}
-	services := Services{Instance: family.GitHub, TrustedRoot: vectorRoot}
+	services := Services{Instance: family.Local, TrustedRoot: vectorRoot}
 	if _, err := NewSigner(t.Context(), services, Options{}); !errors.Is(err, fault.Environment) {
-		t.Errorf("signing with GitHub's instance without signing config: %v, want Environment", err)
+		t.Errorf("signing with an instance of this machine without signing config: %v, want Environment", err)
 	}
 }
 
