@@ -2,6 +2,7 @@ package mage_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
@@ -204,4 +206,32 @@ func (v *counting) Verify(bundle []byte, subject digest.Digest, commit string) (
 	v.of[subject]++
 	v.mu.Unlock()
 	return v.Verifier.Verify(bundle, subject, commit)
+}
+
+// Whoever reads a provenance sees every build argument of the image, as its bake file gives it.
+func TestProvenanceRecordsTheBuildArguments(t *testing.T) {
+	t.Parallel()
+	f := newSignedFamily(t, 1)
+	f.release(t, pipeline.UntilAttest)
+	found, err := pipeline.Collect(t.Context(), f.stages.Registry, f.stages.Verifier, f.claims(t), f.plan.Source.Commit, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, c := range f.claims(t) {
+		if _, isImage := f.fam.Images[c.Member]; c.Predicate != evidence.Provenance || !isImage {
+			continue
+		}
+		var p evidence.SLSA
+		if err := json.Unmarshal(found[pipeline.KeyOf(c)].Predicate, &p); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(map[string]any{"FLAVOUR": "plain"}, p.BuildDefinition.InternalParameters["buildArguments"]); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", c.Member, c.Platform, diff)
+		}
+		seen++
+	}
+	if seen != 3 {
+		t.Errorf("%d provenances of an image on two platforms, want 3", seen)
+	}
 }

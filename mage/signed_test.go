@@ -207,7 +207,7 @@ func (m maker) Build(ctx context.Context, p release.Plan) (pipeline.Images, erro
 		{Name: "os", URI: "pkg:docker/debian", Digest: map[string]string{"sha256": fmt.Sprintf("%064d", 0)}},
 	}}
 	for _, name := range p.Family.ImageNames() {
-		image := release.Image{Platforms: map[string]graph.Node{}}
+		image := release.Image{Platforms: map[string]graph.Node{}, Arguments: map[string]string{"FLAVOUR": "plain"}}
 		var children []graph.Node
 		for _, platform := range p.Platforms {
 			n, err := m.manifest(ctx, p, name, platform)

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -89,6 +92,75 @@ func TestStatementReadsBack(t *testing.T) {
 func TestStatementRefusesAPredicateThatIsNotJSON(t *testing.T) {
 	if _, err := evidence.NewStatement("a", base, evidence.Scan, func() {}); err == nil {
 		t.Error("NewStatement of a function = nil, want an error")
+	}
+}
+
+// Every field is one of the specification's, those that it requires are there, and dates that nobody
+// measured are not. https://slsa.dev/spec/v1.0/provenance#schema
+func TestSLSAHasTheFieldsOfTheSpecification(t *testing.T) {
+	const required, optional = true, false
+	fields := map[string]bool{
+		"buildDefinition": required, "buildDefinition.buildType": required, "buildDefinition.externalParameters": required,
+		"buildDefinition.internalParameters": optional, "buildDefinition.resolvedDependencies": optional,
+		"runDetails": required, "runDetails.builder": required, "runDetails.builder.id": required, "runDetails.builder.version": optional,
+		"runDetails.builder.builderDependencies": optional, "runDetails.metadata": optional, "runDetails.metadata.invocationId": optional,
+		"runDetails.metadata.startedOn": optional, "runDetails.metadata.finishedOn": optional, "runDetails.byproducts": optional,
+	}
+	open := []string{"buildDefinition.externalParameters", "buildDefinition.internalParameters"} // the build type says what is in them
+	made := evidence.NewSLSA(identity(), []evidence.Material{{Name: "os", URI: "pkg:docker/debian", Digest: map[string]string{"sha256": base.Encoded()}}}).
+		WithArguments(map[string]string{"FLAVOUR": "plain"})
+	content, err := json.Marshal(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document map[string]any
+	if err := json.Unmarshal(content, &document); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	var walk func(at string, object map[string]any)
+	walk = func(at string, object map[string]any) {
+		for name, value := range object {
+			path := strings.TrimPrefix(at+"."+name, ".")
+			found[path] = value != nil && value != ""
+			if _, known := fields[path]; !known {
+				t.Errorf("the specification has no field %s", path)
+			}
+			if inner, ok := value.(map[string]any); ok && !slices.Contains(open, path) {
+				walk(path, inner)
+			}
+		}
+	}
+	walk("", document)
+	for path, must := range fields {
+		if must && !found[path] {
+			t.Errorf("%s is missing", path)
+		}
+	}
+	for _, uri := range []string{made.BuildDefinition.BuildType, made.RunDetails.Builder.ID} {
+		if u, err := url.Parse(uri); err != nil || u.Scheme == "" {
+			t.Errorf("%q is no URI", uri)
+		}
+	}
+	for _, d := range made.BuildDefinition.ResolvedDependencies {
+		if d.URI == "" || len(d.Digest) == 0 {
+			t.Errorf("the dependency %+v lacks uri or digest", d)
+		}
+	}
+}
+
+func TestSLSARecordsBuildArgumentsBesideWhatTheTokenSays(t *testing.T) {
+	id := identity()
+	got := evidence.NewSLSA(id, nil).WithArguments(map[string]string{"FLAVOUR": "plain"}).BuildDefinition.InternalParameters
+	want := map[string]any{"github": map[string]any{"event_name": "push"}, "buildArguments": map[string]string{"FLAVOUR": "plain"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("internal parameters (-want +got):\n%s", diff)
+	}
+	if _, changed := id.Internal["buildArguments"]; changed {
+		t.Error("the identity's own parameters changed")
+	}
+	if got := evidence.NewSLSA(id, nil).WithArguments(nil); len(got.BuildDefinition.InternalParameters) != 1 {
+		t.Errorf("no arguments gave %v", got.BuildDefinition.InternalParameters)
 	}
 }
 

@@ -1,6 +1,9 @@
 package evidence
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // SLSA is the SLSA provenance v1 predicate, https://slsa.dev/spec/v1.0/provenance.
 type SLSA struct {
@@ -90,4 +93,16 @@ func NewSLSA(id Identity, dependencies []Material) SLSA {
 		},
 		RunDetails: RunDetails{Builder: Builder{ID: id.BuilderID}, Metadata: Metadata{InvocationID: id.InvocationID}},
 	}
+}
+
+// WithArguments records build arguments among the internal parameters: they are the source's own,
+// and nobody outside can give others.
+func (s SLSA) WithArguments(arguments map[string]string) SLSA {
+	if len(arguments) == 0 {
+		return s
+	}
+	internal := map[string]any{"buildArguments": arguments}
+	maps.Copy(internal, s.BuildDefinition.InternalParameters)
+	s.BuildDefinition.InternalParameters = internal
+	return s
 }

@@ -143,7 +143,7 @@ func (p *Pipeline) predicate(ctx context.Context, c release.Claim, r release.Rec
 	case evidence.Signature:
 		return struct{}{}, nil
 	case evidence.Provenance:
-		return evidence.NewSLSA(id, r.Dependencies(p.Family, c)), nil
+		return evidence.NewSLSA(id, r.Dependencies(p.Family, c)).WithArguments(r.Images[c.Member].Arguments), nil
 	case evidence.SBOM:
 		content, err := p.Inspect.SBOM(ctx, a.Built(), c.Member, c.Platform)
 		return json.RawMessage(content), err

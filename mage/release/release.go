@@ -105,6 +105,7 @@ type Record struct {
 type Image struct {
 	Index     graph.Node            `json:"index"`
 	Platforms map[string]graph.Node `json:"platforms"`
+	Arguments map[string]string     `json:"arguments,omitempty"` // build arguments, as the bake file gives them
 }
 
 // Encode returns the canonical bytes of a record.

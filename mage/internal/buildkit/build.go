@@ -35,7 +35,8 @@ type Result struct {
 
 // Build bakes the images in one solve and puts them into a store.
 //
-// Errors: fault.Invalid for an unknown image, fault.Environment when a platform cannot run here,
+// Errors: fault.Invalid for an unknown image, fault.Refused for a build argument that the bake file
+// does not say or that looks like a secret, fault.Environment when a platform cannot run here,
 // the OS base cannot be made or the disk is full, fault.BuildFailed when a step fails (it names
 // image, step and Dockerfile line) or an image does not begin with its parent's layers.
 func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Result, error) {
@@ -44,6 +45,10 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 		return Result{}, err
 	}
 	if err := b.checkPlatforms(r.Plan.Platforms); err != nil {
+		return Result{}, err
+	}
+	arguments, err := b.arguments(ctx, r, images)
+	if err != nil {
 		return Result{}, err
 	}
 	dir, err := b.tempDir("build")
@@ -61,6 +66,10 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	built, err := collect(ctx, r.Plan, images, dir, into)
 	if err != nil {
 		return Result{}, err
+	}
+	for name, image := range built {
+		image.Arguments = arguments[name]
+		built[name] = image
 	}
 	return Result{Images: built, Materials: []evidence.Material{base.material}, Tools: b.Tools(), LocalBase: base.local}, nil
 }
@@ -88,7 +97,7 @@ func (b *Builder) bake(ctx context.Context, r Request, images []string, base osB
 	meter := newMeter(b.options.Progress)
 	cmd := b.buildxCommand(args...)
 	cmd.Dir = r.Root
-	cmd.Env = append(slices.Clone(cmd.Env), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.Plan.Source.Epoch.Unix()))
+	cmd.Env = append(slices.Clone(cmd.Env), epoch(r))
 	cmd.Lines = meter.line
 	err := tool.Run(ctx, cmd, fault.BuildFailed)
 	if err != nil {
@@ -104,7 +113,7 @@ func bakeArgs(r Request, builder string, images []string, osContext, ca, dir str
 		"bake", "--builder", builder, "--file", bakeFile, "--progress=rawjson", "--provenance=false", "--sbom=false",
 		"--allow=fs.read=" + dir, "--allow=fs.write=" + dir, "--allow=fs.read=" + r.Root,
 		"--set", "*.platform=" + strings.Join(r.Plan.Platforms, ","),
-		"--set", fmt.Sprintf("*.args.SOURCE_DATE_EPOCH=%d", r.Plan.Source.Epoch.Unix()),
+		"--set", fmt.Sprintf("*.args.%s", epoch(r)),
 		"--set", r.Plan.Family.VettedBase() + ".contexts.os=" + osContext,
 	}
 	if ca != "" {

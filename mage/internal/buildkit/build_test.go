@@ -180,6 +180,9 @@ func testBuild(t *testing.T, b *Builder, events *[]Event) {
 	if !slices.ContainsFunc(*events, func(e Event) bool { return e.Image == "app" && strings.Contains(e.Step, "useradd") && e.Finished }) || last.Done != last.Total {
 		t.Errorf("no event says that useradd ended, or the last one is not the end: %+v", last)
 	}
+	if epoch := got.Images["app"].Arguments["SOURCE_DATE_EPOCH"]; epoch != "1700000000" {
+		t.Errorf("the image's build arguments are %v", got.Images["app"].Arguments)
+	}
 	leftovers, err := os.ReadDir(b.state("tmp"))
 	if err != nil || len(leftovers) > 0 {
 		t.Errorf("the build left %v, %v", leftovers, err)

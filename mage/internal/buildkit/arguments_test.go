@@ -1,0 +1,97 @@
+package buildkit
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/containai/containai/mage/fault"
+)
+
+// The bake file of a target whose arguments come from the file, from a variable, and from one that
+// every process has.
+const argumentsFile = `
+variable "FLAVOUR" { default = "plain" }
+variable "TZ" { default = "UTC" }
+target "base" {
+  dockerfile-inline = "FROM scratch"
+  args = { FLAVOUR = FLAVOUR, ZONE = TZ, LEVEL = 3, NOTHING = null }
+}
+`
+
+// realBuildx is a builder that knows its Buildx and has opened nothing.
+func realBuildx(t *testing.T) *Builder {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := Buildx().Build(t.Context(), filepath.Join(cache, "containai", "programs"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Builder{buildx: command{path: path, env: []string{"BUILDX_CONFIG=" + t.TempDir()}}}
+}
+
+func TestBuildArgumentsAreWhatTheBakeFileSays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds Buildx")
+	}
+	b, r := realBuildx(t), request(t, testFamily([]string{"linux/amd64"}))
+	write(t, filepath.Join(r.Root, "docker-bake.hcl"), argumentsFile)
+	want := map[string]map[string]string{"base": {"FLAVOUR": "plain", "ZONE": "UTC", "LEVEL": "3", "SOURCE_DATE_EPOCH": "1700000000"}}
+	t.Setenv("FLAVOUR", "fancy") // no child of ours sees it
+	got, err := b.arguments(t.Context(), r, []string{"base"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("arguments (-want +got):\n%s", diff)
+	}
+	t.Setenv("TZ", "Mars")
+	_, err = b.arguments(t.Context(), r, []string{"base"})
+	if !errors.Is(err, fault.Refused) || fault.HintOf(err) == "" || !strings.Contains(err.Error(), "ZONE") || strings.Contains(err.Error(), "Mars") {
+		t.Errorf("an argument of the environment: %v, want Refused that names ZONE and not its value", err)
+	}
+}
+
+func TestF2ABuildArgumentThatIsASecretIsRefused(t *testing.T) {
+	t.Parallel()
+	secret := map[string]string{
+		"NPM_TOKEN":     "x",
+		"db-password":   "x",
+		"API_KEY":       "x",
+		"APIKEY":        "x",
+		"credentials":   "x",
+		"GITHUB":        "ghp_" + strings.Repeat("a", 36),
+		"FINE_GRAINED":  "github_pat_" + strings.Repeat("a", 22),
+		"NPM":           "npm_" + strings.Repeat("a", 36),
+		"AWS":           "AKIA" + strings.Repeat("A", 16),
+		"LLM":           "sk-ant-" + strings.Repeat("a", 20),
+		"JWT":           "eyJhbGciOiJI.eyJzdWIi.x",
+		"PEM":           "-----BEGIN EC PRIVATE KEY-----",
+		"MIRROR":        "https://alice:hunter2@mirror.example/debian",
+		"IN_THE_MIDDLE": "--header=ghs_" + strings.Repeat("b", 36),
+	}
+	for name, value := range secret {
+		args := map[string]map[string]string{"app": {name: value}}
+		err := checkArguments(args, args)
+		if !errors.Is(err, fault.Refused) || fault.HintOf(err) == "" {
+			t.Errorf("%s: %v, want Refused and a hint", name, err)
+		}
+		if err != nil && len(value) > 1 && strings.Contains(err.Error(), value) {
+			t.Errorf("%s: the error holds the secret", name)
+		}
+	}
+	plain := map[string]string{
+		"TOKENIZER": "fast", "NPM_TOKEN": "", "VERSION": "1.2.3", "MIRROR": "https://mirror.example/debian", "TASK": "task-" + strings.Repeat("a", 30),
+		"SHA": "sha256:" + strings.Repeat("0", 64), "KEYBOARD": "us", "AUTHOR": "alice",
+	}
+	if err := checkArguments(map[string]map[string]string{"app": plain}, map[string]map[string]string{"app": plain}); err != nil {
+		t.Errorf("plain arguments: %v", err)
+	}
+}
