@@ -19,7 +19,7 @@ import (
 // Bounds of attesting: a signature waits for the log's next checkpoint, so many are made at once;
 // one subject's evidence is attached one after the other.
 const (
-	maxSignatures = 24
+	maxSignatures = 48
 	maxAttaching  = 4
 )
 
