@@ -2,6 +2,7 @@ package mage
 
 import (
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -142,10 +143,28 @@ func (p *signerPort) choose(ctx context.Context, a authorities) (pipeline.Signer
 		return nil, fault.New(fault.Environment, "signing for", p.client.Base().String(), "this machine's own signatures are for registries on it: other people cannot verify them").
 			WithHint("release from GitHub Actions, in a job with `permissions: id-token: write`")
 	default:
+		services, err := p.services(ctx, a, policy)
+		if err != nil {
+			return nil, err
+		}
 		return sigstore.NewSigner(ctx, sigstore.Services{
-			Instance: policy.Instance, TrustedRoot: a.root, SigningConfig: a.services, Token: sigstore.ActionsToken(a.tokenURL, a.token),
+			Instance: policy.Instance, TrustedRoot: a.root, SigningConfig: services, Token: sigstore.ActionsToken(a.tokenURL, a.token),
 		}, sigstore.Options{Now: p.env.now})
 	}
+}
+
+// services is the file that says where to sign: the one that was named, or for the public instance
+// what it publishes now. Without an answer the built-in one may still do, and signing will tell.
+func (p *signerPort) services(ctx context.Context, a authorities, policy family.Policy) (string, error) {
+	if a.services != "" || policy.Instance != family.Public {
+		return a.services, nil
+	}
+	path, err := sigstore.FetchSigningConfig(ctx, sigstore.Updates{Cache: filepath.Join(p.state.CacheDir(), "tuf")})
+	if errors.Is(err, fault.Unavailable) {
+		p.progress.Note("attest", "", "signing where this version of the library knows: "+err.Error())
+		return "", nil
+	}
+	return path, err
 }
 
 func (p *signerPort) keySigner(a authorities) (pipeline.Signer, error) {
