@@ -259,7 +259,7 @@ func promote(in intent) command {
 		if err != nil {
 			return pipeline.Change{}, err
 		}
-		return p.PlanPromotion(ctx, pipeline.Promotion{Published: pub, Channel: in.channel, Version: version, Moved: m})
+		return p.PlanPromotion(ctx, head, pipeline.Promotion{Published: pub, Channel: in.channel, Version: version, Moved: m})
 	}))
 }
 

@@ -3,15 +3,12 @@ package pipeline
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/evidence"
-	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/release"
@@ -29,6 +26,8 @@ type Change struct {
 	Tags       []TagMove `json:"tags"`
 
 	Differences []Difference `json:"differences,omitempty"` // of what is served, for whoever decides
+
+	seen *release.Head // what this process planned after; nil when the plan comes from a file
 }
 
 // Empty reports whether there is nothing to do.
@@ -70,7 +69,7 @@ func orEmpty(id string) string {
 // change plans the way from a head to the next document; a document that is the head's own plans
 // only the tags that drifted.
 func (p *Pipeline) change(ctx context.Context, head release.Head, next release.Document, summary string) (Change, error) {
-	c := Change{Family: p.Family.Name, Summary: summary, Expects: head.ID, Generation: head.Document.Generation}
+	c := Change{Family: p.Family.Name, Summary: summary, Expects: head.ID, Generation: head.Document.Generation, seen: &head}
 	content := head.Content
 	if next.Generation != head.Document.Generation {
 		var err error
@@ -86,10 +85,18 @@ func (p *Pipeline) change(ctx context.Context, head release.Head, next release.D
 	if err != nil {
 		return Change{}, err
 	}
-	if c.Tags, err = p.planTags(ctx, next, &node); err != nil {
+	if c.Tags, err = p.planTags(ctx, next, shownNode(next, node)); err != nil {
 		return Change{}, p.overtaken(ctx, head, err)
 	}
 	return c, nil
+}
+
+// shownNode is the manifest that the metadata artifact's tags will show: none while nobody has signed it.
+func shownNode(d release.Document, node graph.Node) *graph.Node {
+	if d.Unsigned() {
+		return nil
+	}
+	return &node
 }
 
 // overtaken explains why a plan cannot be made: what looks like an overwritten tag may be another
@@ -110,6 +117,9 @@ func (p *Pipeline) Apply(ctx context.Context, c Change) (release.Head, []TagMove
 	if c.Family != p.Family.Name {
 		return release.Head{}, nil, fault.New(fault.Invalid, "applying", c.Summary, "the plan is for family %q, this is %q", c.Family, p.Family.Name)
 	}
+	if c.seen != nil {
+		return p.carryOut(ctx, *c.seen, c)
+	}
 	head, err := p.Ledger.Head(ctx)
 	if err != nil {
 		return release.Head{}, nil, err
@@ -124,129 +134,102 @@ func (p *Pipeline) Apply(ctx context.Context, c Change) (release.Head, []TagMove
 	if err := p.checkTags(ctx, c.Tags); err != nil {
 		return release.Head{}, nil, err
 	}
+	return p.carryOut(ctx, head, c)
+}
+
+// carryOut does what a change says, which was planned after head.
+func (p *Pipeline) carryOut(ctx context.Context, head release.Head, c Change) (release.Head, []TagMove, error) {
 	if p.retags(c) {
 		moved, err := p.moveTags(ctx, c.Tags)
 		return head, moved, partly(err, len(moved) > 0)
 	}
-	if head, err = p.commitChange(ctx, head, c); err != nil {
-		return release.Head{}, nil, err
-	}
-	head, moved, err := p.converge(ctx, head)
-	return head, moved, partly(err, len(c.Document) > 0)
-}
-
-// commitChange commits a change's document, if it has one.
-func (p *Pipeline) commitChange(ctx context.Context, head release.Head, c Change) (release.Head, error) {
 	if len(c.Document) == 0 {
-		return head, nil
+		return p.converge(ctx, head)
 	}
 	next, err := release.DecodeDocument(c.Document)
 	if err != nil {
-		return head, err
+		return head, nil, err
 	}
 	if next.Previous != head.Digest() || next.Family != p.Family.Name {
-		return head, fault.New(fault.Invalid, "applying", c.Summary, "its document is of family %q and follows %s, not the ledger's", next.Family, next.Previous)
+		return head, nil, fault.New(fault.Invalid, "applying", c.Summary, "its document is of family %q and follows %s, not the ledger's", next.Family, next.Previous)
 	}
-	return p.commit(ctx, head, next)
+	head, moves, err := p.commit(ctx, head, next)
+	if err != nil {
+		return release.Head{}, nil, err
+	}
+	head, moved, err := p.follow(ctx, head, moves)
+	return head, moved, partly(err, true)
 }
 
 // commit pushes and signs the document, then makes it the ledger's newest entry: from then on the
-// channel has moved. A document that is marked unsigned is signed by a later [Pipeline.Converge].
-func (p *Pipeline) commit(ctx context.Context, head release.Head, next release.Document) (release.Head, error) {
+// channel has moved. It returns the tags that have to follow. A document that is marked unsigned is
+// signed by a later [Pipeline.Converge].
+func (p *Pipeline) commit(ctx context.Context, head release.Head, next release.Document) (release.Head, []TagMove, error) {
 	content, err := next.Encode()
 	if err != nil {
-		return release.Head{}, err
+		return release.Head{}, nil, err
 	}
 	node, err := documentNode(content)
 	if err != nil {
-		return release.Head{}, err
+		return release.Head{}, nil, err
 	}
-	if err := p.publishDocument(ctx, node, next, content); err != nil {
-		return release.Head{}, err
+	step := documentStep(next.Generation, next.Unsigned())
+	p.Progress.Start("promote", step)
+	var moves []TagMove
+	var group errgroup.Group // without a context of its own: what the signer starts outlives it
+	group.Go(func() error { return p.publishDocument(ctx, node, next, content) })
+	group.Go(func() (err error) {
+		moves, err = p.planTags(ctx, next, shownNode(next, node))
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return release.Head{}, nil, p.overtaken(ctx, head, err)
 	}
-	p.Progress.Done("promote", documentStep(next.Generation, next.Unsigned()), "")
+	p.Progress.Done("promote", step, "")
+	step = ledgerStep(next.Generation, head.ID)
+	p.Progress.Start("promote", step)
 	committed, err := p.Ledger.Append(ctx, head, content, next.Summary())
 	if err == nil {
-		p.Progress.Done("promote", ledgerStep(next.Generation, head.ID), "as "+committed.ID)
+		p.Progress.Done("promote", step, "as "+committed.ID)
 	}
-	return committed, err
+	return committed, moves, err
 }
 
-// publishDocument pushes a document while it is being signed, and attaches the signature. A run
-// that was killed may have done so before: then there is nothing to do.
+// publishDocument signs a document, pushes it and attaches the signature. Who cannot sign sends
+// nothing. A run that was killed may have done all of it: then there is nothing to do.
 func (p *Pipeline) publishDocument(ctx context.Context, node graph.Node, d release.Document, content []byte) error {
-	there, err := p.metadata().Exists(ctx, node)
-	if err != nil {
+	if d.Unsigned() {
+		return p.pushDocument(ctx, content)
+	}
+	var bundle evidence.Bundle
+	var document parcel
+	var group errgroup.Group // without a context of its own: what the signer starts outlives it
+	group.Go(func() (err error) {
+		bundle, err = p.signDocument(ctx, node, d)
+		return err
+	})
+	group.Go(func() (err error) {
+		document, err = p.lookForDocument(ctx, content)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	if there && !d.Unsigned() {
+	if document.there {
 		if signed, err := p.isSigned(ctx, node, d); err != nil || signed {
 			return err
 		}
 	}
-	var bundle evidence.Bundle
-	var group errgroup.Group // without a context of its own: what the signer starts outlives it
-	if !there {
-		group.Go(func() error { return p.pushDocument(ctx, content) })
-	}
-	if !d.Unsigned() {
-		group.Go(func() (err error) {
-			bundle, err = p.signDocument(ctx, node, d)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil || d.Unsigned() {
+	group = errgroup.Group{}
+	group.Go(func() error { return p.send(ctx, document) })
+	group.Go(func() error { // attaching finds it there
+		_, err := graph.PushBytes(ctx, p.metadata(), evidence.BundleType, bundle.JSON)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	return attachBundle(ctx, p.metadata(), node, bundle)
-}
-
-// ErrNotMover marks a change that nobody here may sign: there is no identity, or none of a mover.
-var ErrNotMover = errors.New("no identity of this machine may sign it")
-
-// signDocument signs as who may move the document's channels, or not at all: what their policies
-// do not accept, their consumers could not verify.
-func (p *Pipeline) signDocument(ctx context.Context, node graph.Node, d release.Document) (evidence.Bundle, error) {
-	signer, err := p.Signer(ctx)
-	if err != nil {
-		if kind, _ := fault.KindOf(err); kind == fault.Environment {
-			err = &fault.Error{Op: "signing", Subject: d.Summary(), Kind: kind, Err: fmt.Errorf("%w: %w", ErrNotMover, err), Hint: fault.HintOf(err)}
-		}
-		return evidence.Bundle{}, err
-	}
-	st, err := evidence.NewStatement(p.Family.ArtifactOf(family.Metadata), node.Digest, evidence.Signature, struct{}{})
-	if err != nil {
-		return evidence.Bundle{}, err
-	}
-	bundle, err := signer.Sign(ctx, st)
-	if err != nil {
-		return evidence.Bundle{}, err
-	}
-	return bundle, p.isMovers(bundle.JSON, node, d)
-}
-
-// isMovers refuses a signature that the policy of one of the document's channels does not accept.
-func (p *Pipeline) isMovers(bundle []byte, node graph.Node, d release.Document) error {
-	for _, channel := range d.Names() {
-		st, err := p.Verifier.VerifyMover(bundle, node.Digest, channel)
-		if err == nil && st.PredicateType != evidence.Signature {
-			err = fmt.Errorf("it states %s", st.PredicateType)
-		}
-		if err != nil {
-			return &fault.Error{Op: "signing", Subject: d.Summary(), Kind: fault.Environment, Err: fmt.Errorf("%w: %s does not accept it: %w", ErrNotMover, channel, err),
-				Hint: "sign as one of the movers that the family file names; every channel of the document has to accept the same one"}
-		}
-	}
-	return nil
-}
-
-// isSigned reports whether a mover's signature hangs on a document already.
-func (p *Pipeline) isSigned(ctx context.Context, node graph.Node, d release.Document) (bool, error) {
-	attached, err := Attachments(ctx, p.metadata(), node, evidence.BundleType)
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(attached.Bundles, func(bundle []byte) bool { return p.isMovers(bundle, node, d) == nil }), nil
 }
 
 // maxConverging is how often tags are derived anew while somebody else moves the ledger on.
@@ -263,24 +246,37 @@ func (p *Pipeline) Converge(ctx context.Context) (release.Head, []TagMove, error
 	return p.converge(ctx, head)
 }
 
-// converge is Converge for who has read the ledger, or moved it. Tags that were read before the
-// ledger was seen to stand still may be newer than head: they are never taken for drift.
+// follow makes the moves that were planned for what has just been committed. Each is made only from
+// where it was planned; where somebody else was quicker, converging decides.
+func (p *Pipeline) follow(ctx context.Context, head release.Head, moves []TagMove) (release.Head, []TagMove, error) {
+	done, err := p.moveTags(ctx, moves)
+	if kind, _ := fault.KindOf(err); err != nil && kind != fault.Conflict {
+		return head, done, err
+	}
+	head, more, err := p.converge(ctx, head)
+	return head, append(done, more...), err
+}
+
+// converge is Converge for who has read the ledger, or moved it. A tag moves only after it was read
+// and the ledger was then seen to stand still: what is newer than head is never taken for drift.
 func (p *Pipeline) converge(ctx context.Context, head release.Head) (release.Head, []TagMove, error) {
 	var moved []TagMove
 	for range maxConverging {
-		moves, err := p.drift(ctx, head)
+		moves, now, err := p.lookAround(ctx, head)
 		if err != nil {
 			return head, moved, partly(err, len(moved) > 0)
 		}
-		now, err := p.Ledger.Head(ctx)
-		switch {
-		case err != nil:
-			return head, moved, partly(err, len(moved) > 0)
-		case now.ID != head.ID:
+		if now.ID == head.ID && len(moves) == 0 {
+			return head, moved, nil
+		}
+		if now.ID == head.ID {
+			if now, err = p.Ledger.Head(ctx); err != nil {
+				return head, moved, partly(err, len(moved) > 0)
+			}
+		}
+		if now.ID != head.ID {
 			head = now
 			continue
-		case len(moves) == 0:
-			return head, moved, nil
 		}
 		done, err := p.moveTags(ctx, moves)
 		moved = append(moved, done...)
@@ -291,41 +287,45 @@ func (p *Pipeline) converge(ctx context.Context, head release.Head) (release.Hea
 	return release.Head{}, moved, partly(fault.New(fault.Conflict, "moving tags of", p.Family.Name, "somebody moved them %d times meanwhile", maxConverging), len(moved) > 0)
 }
 
+// lookAround reads the tags that do not follow a head and the ledger, both at once.
+func (p *Pipeline) lookAround(ctx context.Context, head release.Head) (moves []TagMove, now release.Head, err error) {
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		moves, err = p.drift(ctx, head)
+		return err
+	})
+	group.Go(func() (err error) {
+		now, err = p.Ledger.Head(ctx)
+		return err
+	})
+	return moves, now, group.Wait()
+}
+
 // drift returns the tags that do not follow a head. What its document needs before tags may show
 // it, its bytes and its signature, is put right first.
 func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, error) {
 	if head.ID == "" {
 		return nil, nil
 	}
-	node, err := p.documentReady(ctx, head)
-	if err != nil {
-		return nil, err
-	}
-	return p.planTags(ctx, head.Document, node)
-}
-
-// documentReady makes sure that the head's document is in the registry and signed. It returns nil
-// when nobody can sign it now: then the metadata artifact's tags stay at the document before.
-func (p *Pipeline) documentReady(ctx context.Context, head release.Head) (*graph.Node, error) {
-	if err := p.pushDocument(ctx, head.Content); err != nil {
-		return nil, err
+	if head.Document.Unsigned() {
+		node, err := p.documentReady(ctx, head)
+		if err != nil {
+			return nil, err
+		}
+		return p.planTags(ctx, head.Document, node)
 	}
 	node, err := documentNode(head.Content)
-	if err != nil || !head.Document.Unsigned() {
-		return &node, err
-	}
-	if signed, err := p.isSigned(ctx, node, head.Document); err != nil || signed {
-		return &node, err
-	}
-	bundle, err := p.signDocument(ctx, node, head.Document)
-	if errors.Is(err, fault.Interrupted) {
+	if err != nil {
 		return nil, err
 	}
-	if err != nil {
-		p.Progress.Note("promote", head.Document.Summary(), "still unsigned, so "+p.Family.ArtifactOf(family.Metadata)+" stays where it is: "+err.Error())
-		return nil, nil
-	}
-	return &node, attachBundle(ctx, p.metadata(), node, bundle)
+	var moves []TagMove
+	var group errgroup.Group
+	group.Go(func() error { return p.pushDocument(ctx, head.Content) })
+	group.Go(func() (err error) {
+		moves, err = p.planTags(ctx, head.Document, &node)
+		return err
+	})
+	return moves, group.Wait()
 }
 
 // partly marks an error after the first write that others see: what was begun is finished by

@@ -88,7 +88,9 @@ func TestASavedPlanIsRefusedOnceAnythingMoved(t *testing.T) {
 	t.Parallel()
 	w := newStage(t)
 	p := w.pipeline(t, "ops")
-	plan := func() (pipeline.Change, error) { return p.PlanPromotion(t.Context(), w.promotion("prod", second, "")) }
+	plan := func() (pipeline.Change, error) {
+		return p.PlanPromotion(t.Context(), w.book.head(), w.promotion("prod", second, ""))
+	}
 	apply := func(c pipeline.Change) func() error {
 		return func() error { _, _, err := p.Apply(t.Context(), c); return err }
 	}
@@ -140,7 +142,7 @@ func TestAPromotionIsRefusedBeforeItWritesAnything(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.still(t, test.want, func() error { _, err := p.Promote(t.Context(), test.promotion); return err })
-			w.still(t, test.want, func() error { _, err := p.PlanPromotion(t.Context(), test.promotion); return err })
+			w.still(t, test.want, func() error { _, err := p.PlanPromotion(t.Context(), w.book.head(), test.promotion); return err })
 		})
 	}
 }

@@ -21,7 +21,7 @@ const (
 	MaxBundle   = 48 << 20  // bytes of one bundle: an SBOM is inside, in base64
 	MaxAttached = 64        // bundles of one subject, and SBOMs; a release attaches four and one
 	MaxEvidence = 128 << 20 // bytes of all that hangs on one subject
-	maxSubjects = 8         // read at a time
+	maxSubjects = 24        // read at a time
 )
 
 // Found is the verified evidence of a release: for each claim, the statement that proves it.

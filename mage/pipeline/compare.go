@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
@@ -28,13 +29,18 @@ type Difference struct {
 // compare says what is different in another release. It decides nothing, so what cannot be read is
 // said and stops nobody.
 func (p *Pipeline) compare(ctx context.Context, from, to digest.Digest) []Difference {
-	was, err := p.contents(ctx, from)
-	if err != nil {
-		return []Difference{{Member: p.Family.Name, Unknown: []string{"what is served: " + err.Error()}}}
-	}
-	is, err := p.contents(ctx, to)
-	if err != nil {
-		return []Difference{{Member: p.Family.Name, Unknown: []string{"what would be served: " + err.Error()}}}
+	var was, is map[cell]contents
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		was, err = p.contents(ctx, from)
+		return err
+	})
+	group.Go(func() (err error) {
+		is, err = p.contents(ctx, to)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return []Difference{{Member: p.Family.Name, Unknown: []string{err.Error()}}}
 	}
 	all := maps.Clone(was)
 	maps.Copy(all, is)

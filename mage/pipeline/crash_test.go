@@ -153,6 +153,7 @@ type scene struct {
 	front    *front
 	url      string
 	clone    string
+	signing  *time.Duration // what signing took, where it is measured
 }
 
 func (o original) copy(t testing.TB) *scene {
@@ -228,10 +229,6 @@ func TestIsKilled(t *testing.T) {
 // perform does an operation as the commands do.
 func (s *scene) perform(t testing.TB, operation string) error {
 	p, ctx := s.mover(t), t.Context()
-	head, err := p.Ledger.Head(ctx)
-	if err != nil {
-		return err
-	}
 	m := release.Moved{By: "operator", Run: "7", Reason: "as the test says"}
 	var change pipeline.Change
 	switch operation {
@@ -239,21 +236,28 @@ func (s *scene) perform(t testing.TB, operation string) error {
 		p.History = history{s.plan(third).Source}
 		_, err := p.Release(ctx, s.plan(third), pipeline.Order{Channel: "prod", Version: "v1.0.0", Until: pipeline.UntilPromote, Moved: m})
 		return err
+	case "tail": // of a release, which has just made what it promotes
+		_, err := p.Promote(ctx, s.promotion("prod", third, ""))
+		return err
 	case "promote":
+		head, err := p.Ledger.Head(ctx)
+		if err != nil {
+			return err
+		}
 		pub, _, err := p.Find(ctx, head, "dev")
 		if err != nil {
 			return err
 		}
-		change, err = p.PlanPromotion(ctx, pipeline.Promotion{Published: pub, Channel: "prod", Moved: m})
-		if err != nil {
+		if change, err = p.PlanPromotion(ctx, head, pipeline.Promotion{Published: pub, Channel: "prod", Moved: m}); err != nil {
 			return err
 		}
 	case "rollback":
+		var err error
 		if change, err = p.PlanRollback(ctx, "prod", "", m, true); err != nil {
 			return err
 		}
 	}
-	_, _, err = p.Apply(ctx, change)
+	_, _, err := p.Apply(ctx, change)
 	return err
 }
 
@@ -263,6 +267,12 @@ func (s *scene) mover(t testing.TB) *pipeline.Pipeline {
 	p := s.pipelineAt(t, s.url, "mover")
 	p.Ledger = openClone(t, s.clone, s.fam)
 	p.Now = func() time.Time { return rehearsal.Epoch().Add(2 * time.Hour) }
+	if open := p.Signer; s.signing != nil {
+		p.Signer = func(ctx context.Context) (pipeline.Signer, error) {
+			signer, err := open(ctx)
+			return timedSigner{signer, s.signing}, err
+		}
+	}
 	return p
 }
 

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 
 	"github.com/opencontainers/go-digest"
@@ -16,19 +17,71 @@ import (
 // documentFile is the name that clients give a channels document when they pull it.
 const documentFile = "channels.json"
 
+// parcel is a channels document on its way to the metadata repository, with what that lacks of it.
+type parcel struct {
+	node     graph.Node
+	manifest []byte
+	there    bool // nothing is to be sent
+	blobs    []blob
+}
+
+type blob struct {
+	graph.Node
+	content []byte
+}
+
+// lookForDocument finds out what the metadata repository lacks of a document.
+func (p *Pipeline) lookForDocument(ctx context.Context, content []byte) (parcel, error) {
+	artifactType, layerType := family.Metadata.Types()
+	manifest, err := graph.EncodeArtifact(artifactType, nil, []graph.Node{newLayer(layerType, content, documentFile)}, nil)
+	if err != nil {
+		return parcel{}, err
+	}
+	d := parcel{node: graph.NewNode(ocispec.MediaTypeImageManifest, manifest), manifest: manifest}
+	blobs := []blob{{graph.NewNode(layerType, content), content}, {ocispec.DescriptorEmptyJSON, ocispec.DescriptorEmptyJSON.Data}}
+	found := make([]bool, len(blobs))
+	group, each := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		d.there, err = p.metadata().Exists(each, d.node)
+		return err
+	})
+	for i, b := range blobs {
+		group.Go(func() (err error) {
+			found[i], err = p.metadata().Exists(each, b.Node)
+			return err
+		})
+	}
+	err = group.Wait()
+	for i, b := range blobs {
+		if !found[i] {
+			d.blobs = append(d.blobs, b)
+		}
+	}
+	return d, err
+}
+
+// send sends what is lacking, the manifest last.
+func (p *Pipeline) send(ctx context.Context, d parcel) error {
+	if d.there {
+		return nil
+	}
+	group, each := errgroup.WithContext(ctx)
+	for _, b := range d.blobs {
+		group.Go(func() error { return p.metadata().Push(each, b.Node, bytes.NewReader(b.content)) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return p.metadata().Push(ctx, d.node, bytes.NewReader(d.manifest))
+}
+
 // pushDocument puts a document's manifest into the metadata repository unless it is there.
 func (p *Pipeline) pushDocument(ctx context.Context, content []byte) error {
-	node, err := documentNode(content)
+	d, err := p.lookForDocument(ctx, content)
 	if err != nil {
 		return err
 	}
-	there, err := p.metadata().Exists(ctx, node)
-	if err != nil || there {
-		return err
-	}
-	artifactType, layerType := family.Metadata.Types()
-	_, err = pushArtifact(ctx, p.metadata(), artifactType, newLayer(layerType, content, documentFile), content)
-	return err
+	return p.send(ctx, d)
 }
 
 // documentNode returns the manifest that a document's bytes have.
@@ -48,7 +101,7 @@ func (p *Pipeline) node(ctx context.Context, member string, d digest.Digest) (gr
 }
 
 // maxLooking bounds the nodes that are looked for at a time.
-const maxLooking = 32
+const maxLooking = 64
 
 // complete checks that the registry holds everything a record's members reach.
 func (p *Pipeline) complete(ctx context.Context, r release.Record) error {

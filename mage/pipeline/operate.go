@@ -69,83 +69,102 @@ func (p *Pipeline) Load(ctx context.Context, record digest.Digest) (Published, e
 // without one to the newest before the present that is still whole and verifies. What does not is
 // passed over, and said so.
 func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m release.Moved, bad bool) (Change, error) {
-	head, err := p.Ledger.Head(ctx)
+	head, steps, err := p.past(ctx, channel)
 	if err != nil {
 		return Change{}, err
 	}
-	served, ok := head.Document.Channels[channel]
-	if !ok {
-		return Change{}, fault.New(fault.Conflict, "rolling back", channel, "it never served anything")
-	}
-	if to == "" && served.Moved.Action == release.RolledBack && served.Hold != "" { // run again, it would go back twice
-		return Change{}, fault.New(fault.Conflict, "rolling back", channel, "generation %d rolled it back to %s, and it is held", served.Generation, name(served)).
-			WithHint("mage ops:reconcile -apply finishes a rollback that was interrupted; -to=… names a release further back")
-	}
-	candidate, err := p.earlier(ctx, head, channel, to)
+	ways, err := waysBack(head, steps, channel, to)
 	if err != nil {
 		return Change{}, err
 	}
 	m.At = p.Now()
-	next, err := release.PlanRollback(head, channel, candidate, m, bad)
-	if err != nil {
-		return Change{}, err
-	}
-	c, err := p.change(ctx, head, next, fmt.Sprintf("roll %s back: %s → %s", channel, name(served), name(next.Channels[channel])))
-	if err == nil {
-		c.Differences = p.compare(ctx, served.Record, candidate.Digest)
-	}
-	return c, err
-}
-
-// earlier looks through the channel's history for where to go back to.
-func (p *Pipeline) earlier(ctx context.Context, head release.Head, channel, to string) (release.Candidate, error) {
-	steps, err := release.Steps(p.Ledger.History(ctx), channel)
-	if err != nil {
-		return release.Candidate{}, err
-	}
-	if to != "" {
-		return p.served(ctx, head, steps, channel, to)
-	}
-	for _, s := range release.Trail(steps)[1:] {
-		pub, err := p.stillGood(ctx, head, s)
-		if err == nil {
-			return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest, Version: s.Version}, nil
+	for _, s := range ways {
+		c, useless, err := p.planBack(ctx, head, channel, s, m, bad)
+		switch {
+		case err != nil:
+			return Change{}, err
+		case useless == nil:
+			return c, nil
+		case to != "", errors.Is(useless, fault.Interrupted), errors.Is(useless, fault.Unavailable):
+			return Change{}, useless
 		}
-		if errors.Is(err, fault.Interrupted) || errors.Is(err, fault.Unavailable) {
-			return release.Candidate{}, err
-		}
-		p.Progress.Note("rollback", channel, "passing over "+name(s)+": "+err.Error())
+		p.Progress.Note("rollback", channel, "passing over "+name(s)+": "+useless.Error())
 	}
-	return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "no earlier release is whole and verifies").
+	return Change{}, fault.New(fault.Unverified, "rolling back", channel, "no earlier release is whole and verifies").
 		WithHint("name one with -to=, or release a commit that repairs it")
 }
 
-// served finds what somebody names among all that a channel ever served.
-func (p *Pipeline) served(ctx context.Context, head release.Head, steps []release.Step, channel, to string) (release.Candidate, error) {
-	if now := head.Document.Channels[channel]; named(now, to) {
-		return release.Candidate{}, fault.New(fault.Conflict, "rolling back", channel, "it serves %s already", name(now))
-	}
-	for _, s := range steps {
-		if !named(s.State, to) {
-			continue
+// past reads the ledger once: its head, and what every generation did to a channel.
+func (p *Pipeline) past(ctx context.Context, channel string) (head release.Head, steps []release.Step, err error) {
+	newest := true
+	steps, err = release.Steps(func(yield func(release.Head, error) bool) {
+		for h, err := range p.Ledger.History(ctx) {
+			if newest && err == nil {
+				head, newest = h, false
+			}
+			if !yield(h, err) {
+				return
+			}
 		}
-		pub, err := p.stillGood(ctx, head, s.State)
-		return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest, Version: s.State.Version}, err
-	}
-	return release.Candidate{}, fault.New(fault.Unverified, "rolling back", channel, "it never served %s", to).WithHint("mage ops:history -channel=%s shows what it served", channel)
+	}, channel)
+	return head, steps, err
 }
 
-// stillGood loads what a channel served and proves that it can be served again.
-func (p *Pipeline) stillGood(ctx context.Context, head release.Head, s release.State) (Published, error) {
+// waysBack lists where a channel can go back to: the one that is named among all it ever served, or
+// the way that it came.
+func waysBack(head release.Head, steps []release.Step, channel, to string) ([]release.State, error) {
+	served, ok := head.Document.Channels[channel]
+	switch {
+	case !ok:
+		return nil, fault.New(fault.Conflict, "rolling back", channel, "it never served anything")
+	case to != "" && named(served, to):
+		return nil, fault.New(fault.Conflict, "rolling back", channel, "it serves %s already", name(served))
+	case to == "" && served.Moved.Action == release.RolledBack && served.Hold != "": // run again, it would go back twice
+		return nil, fault.New(fault.Conflict, "rolling back", channel, "generation %d rolled it back to %s, and it is held", served.Generation, name(served)).
+			WithHint("mage ops:reconcile -apply finishes a rollback that was interrupted; -to=… names a release further back")
+	case to == "":
+		return release.Trail(steps)[1:], nil
+	}
+	for _, s := range steps {
+		if named(s.State, to) {
+			return []release.State{s.State}, nil
+		}
+	}
+	return nil, fault.New(fault.Unverified, "rolling back", channel, "it never served %s", to).WithHint("mage ops:history -channel=%s shows what it served", channel)
+}
+
+// planBack plans the way back to one release. At the same time it is proved, which may find it useless,
+// and compared with what is served.
+func (p *Pipeline) planBack(ctx context.Context, head release.Head, channel string, to release.State, m release.Moved, bad bool) (c Change, useless, err error) {
+	served := head.Document.Channels[channel]
+	proved, compared := make(chan error, 1), make(chan []Difference, 1)
+	go func() { proved <- p.stillGood(ctx, head, to) }()
+	go func() { compared <- p.compare(ctx, served.Record, to.Record) }()
+	next, err := release.PlanRollback(head, channel, to, m, bad)
+	if err == nil {
+		c, err = p.change(ctx, head, next, fmt.Sprintf("roll %s back: %s → %s", channel, name(served), name(to)))
+	}
+	c.Differences = <-compared
+	if useless := <-proved; useless != nil {
+		return Change{}, useless, nil
+	}
+	return c, nil, err
+}
+
+// stillGood proves that what a channel served can be served again.
+func (p *Pipeline) stillGood(ctx context.Context, head release.Head, s release.State) error {
 	if err := head.Document.Admits(s.Record); err != nil {
-		return Published{}, err
+		return err
 	}
 	pub, err := p.Load(ctx, s.Record)
 	if err != nil {
-		return Published{}, err
+		return err
+	}
+	if is := (release.Candidate{Record: pub.Record, Digest: pub.Node.Digest}).State(); is.Commit != s.Commit || is.Tag != s.Tag || !maps.Equal(is.Members, s.Members) {
+		return fault.New(fault.Forged, "reading record", s.Record.String(), "it names other digests than the ledger")
 	}
 	_, _, err = p.whole(ctx, pub)
-	return pub, err
+	return err
 }
 
 // named reports whether people mean a channel's state by a name.

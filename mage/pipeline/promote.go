@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
@@ -31,50 +33,56 @@ type Promotion struct {
 // document, the ledger entry (the commit), the tags, and a second look. Of several who move at
 // once one wins each generation; the others plan again if their own channel stands where it stood.
 func (p *Pipeline) Promote(ctx context.Context, pr Promotion) (Outcome, error) {
-	reports, err := p.admit(ctx, pr.Published, pr.Channel)
+	var reports []evidence.Report
+	var head release.Head
+	group, both := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		reports, err = p.admit(both, pr.Published, pr.Channel)
+		return err
+	})
+	group.Go(func() (err error) {
+		head, err = p.Ledger.Head(both)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return Outcome{}, err
+	}
+	head, moves, moved, err := p.enter(ctx, head, pr)
 	if err != nil {
 		return Outcome{}, err
 	}
-	head, moved, err := p.enter(ctx, pr)
+	head, done, err := p.follow(ctx, head, moves)
 	if err != nil {
-		return Outcome{}, err
-	}
-	head, moves, err := p.converge(ctx, head)
-	if err != nil {
-		return Outcome{Channel: pr.Channel, Moved: moved, Moves: moves}, partly(err, moved)
+		return Outcome{Channel: pr.Channel, Moved: moved, Moves: done}, partly(err, moved)
 	}
 	return Outcome{
 		Channel: pr.Channel, Generation: head.Document.Generation, Entry: head.Document.Entry(pr.Channel),
-		Moves: moves, Moved: moved, Reports: reports,
+		Moves: done, Moved: moved, Reports: reports,
 	}, nil
 }
 
 // enter commits a promotion to the ledger, unless the channel serves it already, and returns the
-// ledger's head.
-func (p *Pipeline) enter(ctx context.Context, pr Promotion) (head release.Head, moved bool, err error) {
-	head, err = p.Ledger.Head(ctx)
+// ledger's head and the tags that have to follow.
+func (p *Pipeline) enter(ctx context.Context, head release.Head, pr Promotion) (now release.Head, moves []TagMove, moved bool, err error) {
 	for range maxConverging {
-		if err != nil {
-			return head, false, err
-		}
 		next, moves, err := p.planPromotion(ctx, head, pr)
 		if err != nil || !moves {
-			return head, false, err
+			return head, nil, false, err
 		}
-		committed, err := p.commit(ctx, head, next)
+		committed, tags, err := p.commit(ctx, head, next)
 		if kind, _ := fault.KindOf(err); kind != fault.Conflict {
-			return committed, err == nil, err
+			return committed, tags, err == nil, err
 		}
 		now, readErr := p.Ledger.Head(ctx)
 		if readErr != nil {
-			return head, false, readErr
+			return head, nil, false, readErr
 		}
 		if !sameState(now.Document.Channels[pr.Channel], head.Document.Channels[pr.Channel]) {
-			return now, false, err
+			return now, nil, false, err
 		}
 		head = now
 	}
-	return head, false, fault.New(fault.Conflict, "moving", pr.Channel, "other channels moved %d times meanwhile", maxConverging)
+	return head, nil, false, fault.New(fault.Conflict, "moving", pr.Channel, "other channels moved %d times meanwhile", maxConverging)
 }
 
 // sameState reports whether a channel was left alone between two documents.
@@ -82,15 +90,22 @@ func sameState(a, b release.State) bool {
 	return a.Generation == b.Generation && a.Record == b.Record && a.Hold == b.Hold
 }
 
-// PlanPromotion says what Promote would do.
-func (p *Pipeline) PlanPromotion(ctx context.Context, pr Promotion) (Change, error) {
-	if _, err := p.admit(ctx, pr.Published, pr.Channel); err != nil {
-		return Change{}, err
+// PlanPromotion says what Promote would do after head.
+func (p *Pipeline) PlanPromotion(ctx context.Context, head release.Head, pr Promotion) (Change, error) {
+	admitted := make(chan error, 1) // what is asked of the release has nothing to do with where tags stand
+	go func() {
+		_, err := p.admit(ctx, pr.Published, pr.Channel)
+		admitted <- err
+	}()
+	c, err := p.planEntry(ctx, head, pr)
+	if refused := <-admitted; refused != nil {
+		return Change{}, refused
 	}
-	head, err := p.Ledger.Head(ctx)
-	if err != nil {
-		return Change{}, err
-	}
+	return c, err
+}
+
+// planEntry plans a promotion of a release, whether or not it is admitted.
+func (p *Pipeline) planEntry(ctx context.Context, head release.Head, pr Promotion) (Change, error) {
 	next, _, err := p.planPromotion(ctx, head, pr)
 	if err != nil {
 		return Change{}, err
@@ -162,16 +177,19 @@ func (p *Pipeline) admit(ctx context.Context, pub Published, channel string) ([]
 	return reports, err
 }
 
-// whole proves that a release is complete in the registry and that all of its evidence verifies.
+// whole proves that a release is complete in the registry and that all of its evidence verifies. It
+// looks for both at once, and what is not there counts before what is not proved.
 func (p *Pipeline) whole(ctx context.Context, pub Published) (Found, []release.Claim, error) {
-	if err := p.complete(ctx, pub.Record); err != nil {
-		return nil, nil, err
-	}
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	if pub.proved != nil {
-		return pub.proved, claims, nil
+	complete := make(chan error, 1)
+	go func() { complete <- p.complete(ctx, pub.Record) }()
+	found, missing, err := pub.proved, []release.Claim(nil), error(nil)
+	if found == nil {
+		found, missing, err = p.collect(ctx, claims, pub.Record.Source.Commit)
 	}
-	found, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
+	if lacking := <-complete; lacking != nil {
+		return nil, nil, lacking
+	}
 	if err != nil {
 		return nil, nil, err
 	}

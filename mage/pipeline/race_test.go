@@ -219,7 +219,7 @@ func (w *world) restore(t *testing.T) {
 	for _, channel := range stageChannels() {
 		state := func() release.State { return w.book.head().Document.Channels[channel] }
 		if state().Commit != first && state().Commit != origin {
-			document, err := release.PlanRollback(w.book.head(), channel, w.candidate(origin), m, false)
+			document, err := release.PlanRollback(w.book.head(), channel, w.candidate(origin).State(), m, false)
 			w.write(t, document, err)
 		}
 		if state().Hold != "" {

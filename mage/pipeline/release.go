@@ -136,7 +136,7 @@ func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]s
 	if len(missing) > 0 {
 		return []string{fmt.Sprintf("sign and attach %d statements of %s", len(missing), pub.Record.Source.Tag()), "move " + o.Channel + " to it"}, nil
 	}
-	change, err := p.PlanPromotion(ctx, Promotion{Published: pub, Channel: o.Channel, Version: o.Version, Moved: o.Moved})
+	change, err := p.PlanPromotion(ctx, head, Promotion{Published: pub, Channel: o.Channel, Version: o.Version, Moved: o.Moved})
 	return change.Steps(), err
 }
 

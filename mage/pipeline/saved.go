@@ -64,16 +64,12 @@ func (p *Pipeline) derive(ctx context.Context, head release.Head, saved release.
 		next, _, err := release.PlanUnhold(head, channel, m)
 		return next, err
 	}
+	if m.Action == release.RolledBack {
+		return p.deriveRollback(ctx, head, saved, channel)
+	}
 	pub, err := p.Load(ctx, s.Record)
 	if err != nil {
 		return release.Document{}, err
-	}
-	if m.Action == release.RolledBack {
-		candidate, err := p.earlier(ctx, head, channel, cmp.Or(s.Version, s.Record.String()))
-		if err != nil {
-			return release.Document{}, err
-		}
-		return release.PlanRollback(head, channel, candidate, m, len(saved.Denied) > len(head.Document.Denied))
 	}
 	if _, err := p.admit(ctx, pub, channel); err != nil {
 		return release.Document{}, err
@@ -82,6 +78,23 @@ func (p *Pipeline) derive(ctx context.Context, head release.Head, saved release.
 	then.Now = func() time.Time { return m.At }
 	next, _, err := then.planPromotion(ctx, head, Promotion{Published: pub, Channel: channel, Version: s.Version, Moved: m})
 	return next, err
+}
+
+// deriveRollback looks through the channel's history again, and proves again where it goes back to.
+func (p *Pipeline) deriveRollback(ctx context.Context, head release.Head, saved release.Document, channel string) (release.Document, error) {
+	s := saved.Channels[channel]
+	_, steps, err := p.past(ctx, channel)
+	if err != nil {
+		return release.Document{}, err
+	}
+	ways, err := waysBack(head, steps, channel, cmp.Or(s.Version, s.Record.String()))
+	if err != nil {
+		return release.Document{}, err
+	}
+	if err := p.stillGood(ctx, head, ways[0]); err != nil {
+		return release.Document{}, err
+	}
+	return release.PlanRollback(head, channel, ways[0], s.Moved, len(saved.Denied) > len(head.Document.Denied))
 }
 
 // deriveAdoption looks at the registry's tags again.

@@ -20,7 +20,6 @@ import (
 // The scan's limits.
 const (
 	maxListing = 4       // repositories that are listed at a time
-	maxReading = 32      // manifests that are read at a time
 	maxItems   = 200_000 // manifests of all repositories: what is known of them fits into memory
 )
 

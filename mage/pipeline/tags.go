@@ -24,8 +24,12 @@ const (
 	channelsPhase        // the metadata artifact's `channels`
 )
 
-// maxMoving bounds the tags that move, or are read, at a time.
-const maxMoving = 16
+// Bounds of what is under way at a time: tags that move, tags and
+// manifests that are read.
+const (
+	maxMoving  = 16
+	maxReading = 32
+)
 
 // TagMove is a move of one member's tag.
 type TagMove struct {
@@ -99,7 +103,7 @@ func (p *Pipeline) planTags(ctx context.Context, d release.Document, node *graph
 	want := p.wantedTags(d, node)
 	plans := make([]*TagMove, len(want))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(maxMoving)
+	group.SetLimit(maxReading)
 	for i, w := range want {
 		group.Go(func() (err error) {
 			plans[i], err = p.planTag(ctx, w, node)

@@ -39,29 +39,28 @@ func PlanPromote(head Head, family, channel string, c Candidate, m Moved) (Docum
 		return Document{}, false, err
 	}
 	m.Action = Promoted
-	return head.set(family, channel, c.state(), m), true, nil
+	return head.set(family, channel, c.State(), m), true, nil
 }
 
 // PlanRollback returns the document that takes a channel back to a release it served before, and
 // holds it there: the next release must not undo it. With bad, what it serves now is denied to
 // every channel from then on.
-func PlanRollback(head Head, channel string, c Candidate, m Moved, bad bool) (Document, error) {
+func PlanRollback(head Head, channel string, to State, m Moved, bad bool) (Document, error) {
 	served, ok := head.Document.Channels[channel]
 	switch {
 	case !ok:
 		return Document{}, fault.New(fault.Conflict, "rolling back", channel, "it never served anything")
 	case m.Reason == "":
 		return Document{}, fault.New(fault.Invalid, "rolling back", channel, "a rollback needs a reason").WithHint(`add -reason="…": it stands in the history`)
-	case served.Record == c.Digest:
+	case served.Record == to.Record:
 		return Document{}, fault.New(fault.Conflict, "rolling back", channel, "it serves %s already", served.Tag)
 	}
-	if err := head.Document.Admits(c.Digest); err != nil {
+	if err := head.Document.Admits(to.Record); err != nil {
 		return Document{}, err
 	}
 	m.Action = RolledBack
-	state := c.state()
-	state.Hold = "rolled back from " + served.Tag + ": " + m.Reason
-	next := head.set(head.Document.Family, channel, state, m)
+	to.Hold = "rolled back from " + served.Tag + ": " + m.Reason
+	next := head.set(head.Document.Family, channel, to, m)
 	if bad {
 		next.deny(served, m)
 	}
@@ -117,7 +116,7 @@ func PlanAdopt(head Head, family string, found map[string]Candidate, m Moved) (D
 	m.Action, m.At = Adopted, wholeSeconds(m.At)
 	next := head.next(family, m.At)
 	for channel, c := range found {
-		state := c.state()
+		state := c.State()
 		state.Generation, state.Moved = next.Generation, m
 		next.Channels[channel] = state
 	}
@@ -172,8 +171,8 @@ func (d *Document) deny(s State, m Moved) {
 	d.Denied[s.Record] = Denial{Commit: s.Commit, Reason: m.Reason, By: m.By, At: wholeSeconds(m.At)}
 }
 
-// state is how a channel serves a candidate.
-func (c Candidate) state() State {
+// State is how a channel serves a candidate.
+func (c Candidate) State() State {
 	members := map[string]digest.Digest{}
 	for name, node := range c.Record.Members() {
 		members[name] = node.Digest

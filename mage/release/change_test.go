@@ -93,7 +93,7 @@ func TestARollbackSticks(t *testing.T) {
 	var l log
 	l.promote(t, "prod", 1)
 	l.promote(t, "prod", 2)
-	d, err := release.PlanRollback(l.head(), "prod", candidate(1), by("it loses data"), true)
+	d, err := release.PlanRollback(l.head(), "prod", candidate(1).State(), by("it loses data"), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestARollbackSticks(t *testing.T) {
 	}
 	l.append(t, free)
 	l.promote(t, "prod", 3)
-	if _, err := release.PlanRollback(l.head(), "prod", candidate(2), by("back to the bad one"), false); !errors.Is(err, fault.Refused) {
+	if _, err := release.PlanRollback(l.head(), "prod", candidate(2).State(), by("back to the bad one"), false); !errors.Is(err, fault.Refused) {
 		t.Errorf("rolling back to what was marked bad: %v, want Refused", err)
 	}
 }
@@ -135,7 +135,7 @@ func TestTheTrailLeavesOutWhatARollbackLeft(t *testing.T) {
 					l.promote(t, "prod", n)
 					continue
 				}
-				back, err := release.PlanRollback(l.head(), "prod", candidate(-n), by("undo"), false)
+				back, err := release.PlanRollback(l.head(), "prod", candidate(-n).State(), by("undo"), false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -170,7 +170,7 @@ func TestPromoteThenRollbackServesTheSame(t *testing.T) {
 		l.promote(t, "prod", n+1)
 		before := l.head().Document.Channels["prod"]
 		l.promote(t, "prod", n+2)
-		d, err := release.PlanRollback(l.head(), "prod", candidate(n+1), by("undo"), false)
+		d, err := release.PlanRollback(l.head(), "prod", candidate(n+1).State(), by("undo"), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +187,7 @@ func TestChangesThatSayTooLittleAreRefused(t *testing.T) {
 	l.promote(t, "prod", 2)
 	head := l.head()
 	for name, err := range map[string]error{
-		"a rollback without a reason":  second(release.PlanRollback(head, "prod", candidate(1), by(""), false)),
+		"a rollback without a reason":  second(release.PlanRollback(head, "prod", candidate(1).State(), by(""), false)),
 		"a hold without a reason":      third(release.PlanHold(head, "prod", by(""))),
 		"a version that is none":       release.CheckVersion("1.2.3"),
 		"a version with build data":    release.CheckVersion("v1.2.3+7"),
@@ -198,8 +198,8 @@ func TestChangesThatSayTooLittleAreRefused(t *testing.T) {
 		}
 	}
 	for name, err := range map[string]error{
-		"rolling back to what is served": second(release.PlanRollback(head, "prod", candidate(2), by("x"), false)),
-		"rolling back a new channel":     second(release.PlanRollback(head, "dev", candidate(2), by("x"), false)),
+		"rolling back to what is served": second(release.PlanRollback(head, "prod", candidate(2).State(), by("x"), false)),
+		"rolling back a new channel":     second(release.PlanRollback(head, "dev", candidate(2).State(), by("x"), false)),
 		"holding a new channel":          third(release.PlanHold(head, "dev", by("x"))),
 		"refreshing nothing":             second(release.PlanRefresh(release.Head{}, now)),
 		"adopting a ledger that is":      second(release.PlanAdopt(head, "tiny", map[string]release.Candidate{"dev": candidate(1)}, by("x"))),

@@ -27,7 +27,7 @@ func TestThePublishedSchemaDescribesTheDocument(t *testing.T) {
 	var l log
 	l.promote(t, "prod", 1)
 	l.promote(t, "prod", 2)
-	back, err := release.PlanRollback(l.head(), "prod", candidate(1), by("it loses data"), true)
+	back, err := release.PlanRollback(l.head(), "prod", candidate(1).State(), by("it loses data"), true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/containai/containai/mage/fault"
@@ -82,32 +83,37 @@ func attach(ctx context.Context, b backend, subject graph.Node, artifactType str
 	n := graph.NewNode(ocispec.MediaTypeImageManifest, manifest)
 	entry := n
 	entry.ArtifactType, entry.Annotations = artifactType, annotations
-	there, err := b.Exists(ctx, n)
+	there, err := store(ctx, b, n, manifest, layer)
 	if err != nil {
-		return n, false, err
-	}
-	if !there {
-		if err := store(ctx, b, n, manifest, layer); err != nil {
-			return n, true, err
-		}
+		return n, !there, err
 	}
 	listed, err := enlist(ctx, b, subject, entry)
 	return n, !there || listed, err
 }
 
-// store pushes a referrer: its layer, the empty configuration, its manifest.
-func store(ctx context.Context, b backend, n graph.Node, manifest []byte, layer Layer) error {
+// store pushes a referrer, its layer, the empty configuration and its manifest, and reports whether it
+// was there. What is missing of the three is found out at once.
+func store(ctx context.Context, b backend, n graph.Node, manifest []byte, layer Layer) (there bool, err error) {
 	blobs := func() error {
-		if _, err := graph.PushBytes(ctx, b, layer.MediaType, layer.Content); err != nil {
-			return err
+		group, each := errgroup.WithContext(ctx)
+		for mediaType, content := range map[string][]byte{layer.MediaType: layer.Content, ocispec.MediaTypeEmptyJSON: ocispec.DescriptorEmptyJSON.Data} {
+			group.Go(func() error {
+				_, err := graph.PushBytes(each, b, mediaType, content)
+				return err
+			})
 		}
-		_, err := graph.PushBytes(ctx, b, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data)
-		return err
+		return group.Wait()
 	}
-	if err := blobs(); err != nil {
+	var group errgroup.Group
+	group.Go(blobs)
+	group.Go(func() (err error) {
+		there, err = b.Exists(ctx, n)
 		return err
+	})
+	if err := group.Wait(); err != nil || there {
+		return there, err
 	}
-	return insist(ctx, b, func() error { return b.put(ctx, n.Digest.String(), n, manifest) }, blobs)
+	return false, insist(ctx, b, func() error { return b.put(ctx, n.Digest.String(), n, manifest) }, blobs)
 }
 
 // enlist makes sure that entries, and all that was ever seen on the subject, are listed: by the
