@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/pipeline"
@@ -424,49 +422,5 @@ func TestARefreshIssuesTheSameDocumentAnew(t *testing.T) {
 	head := w.apply(t, p, func() (pipeline.Change, error) { return p.PlanRefresh(t.Context()) })
 	if got := head.Document; !got.Expires.Equal(before.Expires.Add(80*24*time.Hour)) || got.Generation != before.Generation+1 || len(got.Changed()) != 0 {
 		t.Errorf("the document is %d, expires %s and changed %v", got.Generation, got.Expires, got.Changed())
-	}
-}
-
-// What is foreseen, and planned for tags that drifted, is what then happens.
-func TestWhatIsForeseenIsWhatHappens(t *testing.T) {
-	t.Parallel()
-	w := newStage(t)
-	p := w.pipeline(t, "ops")
-	foresee := func(commit string) (steps []string) {
-		w.still(t, 0, func() (err error) {
-			steps, err = p.Foresee(t.Context(), w.plan(commit), pipeline.Order{Channel: "prod"})
-			return err
-		})
-		return steps
-	}
-	if steps := foresee(first); len(steps) != 0 {
-		t.Errorf("of what is served it foresees %v", steps)
-	}
-	if steps := foresee(unbuilt); len(steps) != 4 {
-		t.Errorf("of what was never built it foresees %v", steps)
-	}
-	steps := foresee(second)
-	out := w.promote(t, p, "prod", second)
-	if want := len(out.Moves) + 2; len(steps) != want { // the document, the ledger, the tags
-		t.Errorf("it foresaw %d steps and took %d:\n%s", len(steps), want, strings.Join(steps, "\n"))
-	}
-	drifted := map[string]digest.Digest{}
-	for _, member := range []string{"base", "payload"} {
-		n := w.releases[origin].Record.Members()[member]
-		drifted[member] = n.Digest
-		w.put(t, member, "dev", n)
-	}
-	change := w.plans(t, func() (pipeline.Change, error) { return p.PlanReconcile(t.Context()) })
-	for _, m := range change.Tags {
-		if m.Tag.Tag != "dev" || m.From != drifted[m.Member] {
-			t.Errorf("it plans %s", m)
-		}
-	}
-	writes := w.writes.Load()
-	if _, moved, err := p.Apply(t.Context(), change); err != nil || len(moved) != 2 || w.writes.Load()-writes != 2 {
-		t.Errorf("reconciling moved %v with %d writes, %v; want exactly what drifted", moved, w.writes.Load()-writes, err)
-	}
-	if err := w.settled(t); err != nil {
-		t.Error(err)
 	}
 }
