@@ -62,12 +62,30 @@ func setFlag(t *testing.T, name, unset, value string) {
 const roundsPerWorld = 100
 
 func TestRacesEndAsIfTheWinnersHadComeOneAfterTheOther(t *testing.T) {
-	interleavings(t, 100, 2_100)
+	interleavings(t, 60, 2_100)
+	raceOver(t, func() *world { return newStage(t) })
+}
+
+// The embedded registry writes to a disk, so it sees fewer.
+func TestRacesOnTheEmbeddedRegistryEndAlike(t *testing.T) {
+	if !deep() {
+		t.Skip("it waits for the disk: mage testDeep runs it")
+	}
+	interleavings(t, 0, 150)
+	raceOver(t, func() *world {
+		served, _ := serveState(t, t.TempDir())
+		w := newWorldBefore(t, served, pair, origin, first, second, third, fork)
+		w.begin(t)
+		return w
+	})
+}
+
+func raceOver(t *testing.T, newWorld func() *world) {
 	var w *world
 	sum := tally{}
 	rapid.Check(t, func(rt *rapid.T) {
 		if sum["races"]%roundsPerWorld == 0 {
-			w = w.renewed(t)
+			w = w.renewed(newWorld)
 		}
 		moves := rapid.SliceOfN(drawMove(fmt.Sprintf("v1.%d.0", sum["races"])), 2, 3).Draw(rt, "moves")
 		turns := drawTurns(len(moves)).Draw(rt, "schedule")
@@ -83,12 +101,12 @@ func TestRacesEndAsIfTheWinnersHadComeOneAfterTheOther(t *testing.T) {
 // Tags that somebody moved, and a document that was committed before anybody signed it, are put
 // right by however many reconcile at once.
 func TestTwoWhoReconcileAtOncePutEverythingRight(t *testing.T) {
-	interleavings(t, 25, 400)
+	interleavings(t, 15, 400)
 	var w *world
 	sum := tally{}
 	rapid.Check(t, func(rt *rapid.T) {
 		if sum["races"]%roundsPerWorld == 0 {
-			w = w.renewed(t)
+			w = w.renewed(func() *world { return newStage(t) })
 		}
 		drifted := rapid.SliceOfN(drawDrift(w), 0, 5).Draw(rt, "drifted tags")
 		unsigned := rapid.Bool().Draw(rt, "unsigned")
@@ -167,17 +185,23 @@ func drawTurns(movers int) *rapid.Generator[[]turn] {
 }
 
 // renewed ends a world, if there is one, and begins another.
-func (w *world) renewed(t *testing.T) *world {
+func (w *world) renewed(next func() *world) *world {
 	if w != nil {
 		w.server.Close()
 	}
-	return newStage(t)
+	return next()
 }
 
 // newStage is a world whose three channels served origin, and now first.
 func newStage(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.begin(t)
+	return w
+}
+
+func (w *world) begin(t *testing.T) {
+	t.Helper()
 	m := because("the beginning")
 	m.At = w.now
 	for _, channel := range stageChannels() {
@@ -185,7 +209,6 @@ func newStage(t *testing.T) *world {
 		w.write(t, document, err)
 	}
 	w.restore(t)
-	return w
 }
 
 func stageChannels() []string { return []string{"dev", "nightly", "prod"} }

@@ -73,12 +73,15 @@ type world struct {
 	race   atomic.Pointer[race] // what holds requests back; nil lets everything pass
 }
 
+// pair are the images of a small family.
+const pair = "  base: {}\n  app: {from: base}\n"
+
 // newWorld publishes and attests every commit's release at the rehearsal of GHCR. No channel serves
 // anything yet.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	github := rehearsal.New(rehearsal.Options{})
-	w := newWorldBefore(t, github, "  base: {}\n  app: {from: base}\n", origin, first, second, third, fork)
+	w := newWorldBefore(t, github, pair, origin, first, second, third, fork)
 	w.github = github
 	return w
 }

@@ -186,12 +186,17 @@ func headOf(t *testing.T, l *Ledger) release.Head {
 // next returns the document after head.
 func next(t testing.TB, head release.Head) []byte {
 	t.Helper()
+	return nextAt(t, head, time.Unix(1700000000, 0))
+}
+
+func nextAt(t testing.TB, head release.Head, at time.Time) []byte {
+	t.Helper()
 	record := release.Record{
 		Source:    release.Source{Commit: strings.Repeat("a", 40)},
 		Artifacts: map[string]graph.Node{"payload": {Digest: digest.FromString("payload")}},
 	}
 	c := release.Candidate{Record: record, Digest: digest.FromString(fmt.Sprint(head.Document.Generation))}
-	d, _, err := release.PlanPromote(head, "tiny", "dev", c, release.Moved{By: "test", At: time.Unix(1700000000, 0)})
+	d, _, err := release.PlanPromote(head, "tiny", "dev", c, release.Moved{By: "test", At: at})
 	if err != nil {
 		t.Fatal(err)
 	}

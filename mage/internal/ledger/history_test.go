@@ -1,12 +1,15 @@
 package ledger
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
@@ -164,6 +167,48 @@ func TestHistoryIsReadInTwoProcessesABatch(t *testing.T) {
 	}
 }
 
+// Row D7 over a long history: whatever somebody with git does to one of 200 generations, and commits
+// the rest anew on top of it, is found and the generation named. Untouched, it says who served what when.
+func TestD7AGenerationOf200IsTamperedWith(t *testing.T) {
+	contents := documents(t, 200)
+	for name, tt := range map[string]struct {
+		forge   func([][]byte) [][]byte
+		culprit string // generation that the error names
+	}{
+		"nothing": {func(c [][]byte) [][]byte { return c }, ""},
+		"one is rewritten": {func(c [][]byte) [][]byte {
+			c[99] = bytes.Replace(c[99], []byte(`"by": "test"`), []byte(`"by": "mall"`), 1)
+			return c
+		}, "generation 101"},
+		"two are reordered": {func(c [][]byte) [][]byte { c[49], c[50] = c[50], c[49]; return c }, "generation 51"},
+		"one is left out":   {func(c [][]byte) [][]byte { return slices.Delete(c, 119, 120) }, "generation 120"},
+		"one comes twice":   {func(c [][]byte) [][]byte { return slices.Insert(c, 150, c[149]) }, "generation 150"},
+		"the first is gone": {func(c [][]byte) [][]byte { return c[1:] }, "generation 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := openLocal(t)
+			importDocuments(t, l, tt.forge(slices.Clone(contents)))
+			steps, err := release.Steps(l.History(t.Context()), "dev")
+			if tt.culprit != "" {
+				if !errors.Is(err, fault.Forged) || !strings.Contains(err.Error(), tt.culprit) {
+					t.Errorf("it ended with %v, want %s named", err, tt.culprit)
+				}
+				return
+			}
+			if err != nil || len(steps) != 200 {
+				t.Fatalf("%d steps, %v", len(steps), err)
+			}
+			for hour, want := range map[int]uint64{0: 1, 1: 2, 57: 58, 198: 199, 199: 200, 9999: 200} {
+				at := time.Unix(1700000000, 0).Add(time.Duration(hour)*time.Hour + 30*time.Minute)
+				if s, ok := release.At(steps, "dev", at); !ok || s.Generation != want {
+					t.Errorf("after hour %d dev served generation %d, %v, want %d", hour, s.Generation, ok, want)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkHistoryOf200Generations(b *testing.B) {
 	l := openLocal(b)
 	importGenerations(b, l, 200)
@@ -181,18 +226,34 @@ func BenchmarkHistoryOf200Generations(b *testing.B) {
 	}
 }
 
-// importGenerations makes a long history at once: https://git-scm.com/docs/git-fast-import
+// importGenerations makes a long history at once.
 func importGenerations(t testing.TB, l *Ledger, n int) {
 	t.Helper()
-	var stream strings.Builder
+	importDocuments(t, l, documents(t, n))
+}
+
+// documents are the documents of n generations, an hour apart.
+func documents(t testing.TB, n int) [][]byte {
+	t.Helper()
+	var contents [][]byte
 	head := release.Head{}
 	for i := range n {
-		content := next(t, head)
+		content := nextAt(t, head, time.Unix(1700000000, 0).Add(time.Duration(i)*time.Hour))
 		document, err := release.DecodeDocument(content)
 		if err != nil {
 			t.Fatal(err)
 		}
 		head = release.Head{ID: fmt.Sprint(i), Content: content, Document: document}
+		contents = append(contents, content)
+	}
+	return contents
+}
+
+// importDocuments commits one document after the other: https://git-scm.com/docs/git-fast-import
+func importDocuments(t testing.TB, l *Ledger, contents [][]byte) {
+	t.Helper()
+	var stream strings.Builder
+	for i, content := range contents {
 		fmt.Fprintf(&stream, "commit %s\ncommitter t <t@example.com> %d +0000\ndata 1\nm\nM 100644 inline %s\ndata %d\n%s\n", l.ref, 1700000000+i, fileName, len(content), content)
 	}
 	if _, err := l.git(t.Context(), []byte(stream.String()), "fast-import", "--quiet"); err != nil {
