@@ -49,6 +49,7 @@ func TestReleaseFailsWell(t *testing.T) {
 	t.Run("A2 Ctrl-C in the middle of the build", func(t *testing.T) { f.interrupt(t, "build") })
 	t.Run("A2 Ctrl-C in the middle of the inspection", func(t *testing.T) { f.interrupt(t, "inspect") })
 	t.Run("after all that the same command succeeds", func(t *testing.T) { f.release(t) })
+	f.signals(t)
 }
 
 // fails runs a target that must end with a kind's exit code and say something in its hint.

@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -85,7 +87,10 @@ func (p *Pipeline) change(ctx context.Context, head release.Head, next release.D
 	if err != nil {
 		return Change{}, err
 	}
-	if c.Tags, err = p.planTags(ctx, next, shownNode(next, node)); err != nil {
+	if c.Tags, err = p.planTags(ctx, next, shownNode(next, node)); err == nil {
+		err = p.notAhead(ctx, head, c.Tags)
+	}
+	if err != nil {
 		return Change{}, p.overtaken(ctx, head, err)
 	}
 	return c, nil
@@ -100,11 +105,18 @@ func shownNode(d release.Document, node graph.Node) *graph.Node {
 }
 
 // overtaken explains why a plan cannot be made: what looks like an overwritten tag may be another
-// mover's next generation.
+// mover's next generation, or one that the ledger has lost.
 func (p *Pipeline) overtaken(ctx context.Context, head release.Head, cause error) error {
 	now, err := p.Ledger.Head(ctx)
-	if err != nil || now.ID == head.ID {
+	if err != nil {
 		return cause
+	}
+	if now.ID == head.ID {
+		shown, _, err := p.metadata().Resolve(ctx, release.ChannelsTag)
+		if err == nil {
+			err = p.notAhead(ctx, head, []TagMove{{Move: release.Move{From: shown.Digest}, Phase: channelsPhase}})
+		}
+		return cmp.Or(err, cause)
 	}
 	return fault.New(fault.Conflict, "planning for", p.Family.Name, "the ledger moved from generation %d to %d meanwhile", head.Document.Generation, now.Document.Generation).
 		WithHint("plan again")
@@ -179,7 +191,9 @@ func (p *Pipeline) commit(ctx context.Context, head release.Head, next release.D
 	var group errgroup.Group // without a context of its own: what the signer starts outlives it
 	group.Go(func() error { return p.publishDocument(ctx, node, next, content) })
 	group.Go(func() (err error) {
-		moves, err = p.planTags(ctx, next, shownNode(next, node))
+		if moves, err = p.planTags(ctx, next, shownNode(next, node)); err == nil {
+			err = p.notAhead(ctx, head, moves)
+		}
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -263,6 +277,12 @@ func (p *Pipeline) converge(ctx context.Context, head release.Head) (release.Hea
 	var moved []TagMove
 	for range maxConverging {
 		moves, now, err := p.lookAround(ctx, head)
+		if errors.Is(err, errAhead) { // of this head; somebody may have committed another meanwhile
+			if now, _ = p.Ledger.Head(ctx); now.ID != "" && now.ID != head.ID {
+				head = now
+				continue
+			}
+		}
 		if err != nil {
 			return head, moved, partly(err, len(moved) > 0)
 		}
@@ -312,7 +332,8 @@ func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, err
 		if err != nil {
 			return nil, err
 		}
-		return p.planTags(ctx, head.Document, node)
+		moves, err := p.planTags(ctx, head.Document, node)
+		return moves, errors.Join(err, p.notAhead(ctx, head, moves))
 	}
 	node, err := documentNode(head.Content)
 	if err != nil {
@@ -322,7 +343,9 @@ func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, err
 	var group errgroup.Group
 	group.Go(func() error { return p.pushDocument(ctx, head.Content) })
 	group.Go(func() (err error) {
-		moves, err = p.planTags(ctx, head.Document, &node)
+		if moves, err = p.planTags(ctx, head.Document, &node); err == nil {
+			err = p.notAhead(ctx, head, moves)
+		}
 		return err
 	})
 	return moves, group.Wait()

@@ -251,3 +251,45 @@ func TestARollbackSaysWhatTheEvidenceSaysChanges(t *testing.T) {
 		return err
 	})
 }
+
+// Row D7: a ledger that lost a generation does not take the tags back with it. Nothing moves, nothing
+// is planned, and nothing is written, until the ledger is whole again.
+func TestD7ALedgerThatWentBackIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "prod", second)
+	whole := w.book.heads
+	p.History = history{w.plan(third).Source}
+	for name, lost := range map[string][]release.Head{"a generation is lost": whole[:len(whole)-1], "all are lost": nil} {
+		w.book.heads = lost
+		for what, try := range map[string]func() error{
+			"reconciling": func() error { _, _, err := p.Converge(t.Context()); return err },
+			"releasing": func() error {
+				_, err := p.Release(t.Context(), w.plan(third), pipeline.Order{Channel: "dev", Until: pipeline.UntilPromote, Moved: because("")})
+				return err
+			},
+			"promoting":  func() error { _, err := p.Promote(t.Context(), w.promotion("dev", third, "")); return err },
+			"planning":   func() error { _, err := p.PlanReconcile(t.Context()); return err },
+			"refreshing": func() error { _, err := p.PlanRefresh(t.Context()); return err },
+		} {
+			if lost == nil && what != "promoting" && what != "releasing" { // there is nothing to follow, nor to refresh
+				continue
+			}
+			t.Run(name+", "+what, func(t *testing.T) {
+				before := w.shown("metadata", release.ChannelsTag)
+				head := w.book.head()
+				if err := try(); !errors.Is(err, fault.Forged) || fault.HintOf(err) == "" {
+					t.Errorf("it ended with %v", err)
+				}
+				if w.shown("metadata", release.ChannelsTag) != before || w.book.head().ID != head.ID {
+					t.Error("something moved")
+				}
+			})
+		}
+	}
+	w.book.heads = whole
+	if err := w.settled(t); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,11 +2,15 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -31,6 +35,10 @@ func (p *Pipeline) reconcile(ctx context.Context) (release.Head, error) {
 		return head, err
 	}
 	moves, err := p.drift(ctx, head)
+	if errors.Is(err, errAhead) {
+		head, _, err = p.converge(ctx, head)
+		return head, err
+	}
 	if err != nil {
 		return head, p.overtaken(ctx, head, err)
 	}
@@ -45,6 +53,43 @@ func (p *Pipeline) reconcile(ctx context.Context) (release.Head, error) {
 	}
 	head, _, err = p.converge(ctx, head)
 	return head, err
+}
+
+// errAhead marks a registry that shows more than the ledger knows.
+var errAhead = errors.New("the registry is ahead of the ledger")
+
+// notAhead refuses to take `channels` away from a document that a mover signed and that is not of the
+// ledger's past: then the ledger has lost generations, and tags that followed it would go back.
+func (p *Pipeline) notAhead(ctx context.Context, head release.Head, moves []TagMove) error {
+	i := slices.IndexFunc(moves, func(m TagMove) bool { return m.Phase == channelsPhase })
+	if i < 0 || moves[i].From == "" {
+		return nil
+	}
+	var of graph.Node // the head's own document, whose move is not yet seen
+	if head.ID != "" {
+		var err error
+		if of, err = documentNode(head.Content); err != nil || moves[i].From == of.Digest {
+			return err
+		}
+	}
+	node, found, err := p.metadata().ByDigest(ctx, moves[i].From)
+	if err != nil || !found {
+		return err
+	}
+	shown, err := ReadDocument(ctx, p.metadata(), node)
+	if errors.Is(err, fault.Forged) || err == nil && shown.Generation < head.Document.Generation {
+		return nil // somebody's work, or the past: drift
+	}
+	if err != nil {
+		return err
+	}
+	signed, err := p.isSigned(ctx, node, shown)
+	if err != nil || !signed {
+		return err
+	}
+	return &fault.Error{Op: "following", Subject: "ledger of " + p.Family.Name, Kind: fault.Forged,
+		Err:  fmt.Errorf("%w: it shows generation %d, signed, as %s; the ledger is at generation %d", errAhead, shown.Generation, node.Digest, head.Document.Generation),
+		Hint: "somebody rewrote the ledger, or lost it: bring its newest commit back from another clone before anything else moves"}
 }
 
 // place is a tag of a member.
