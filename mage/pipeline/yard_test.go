@@ -74,6 +74,11 @@ func onBoth(t *testing.T, test func(t *testing.T, y *yard)) {
 // and the third are 40 days old as everything is.
 func newYard(t *testing.T, backend string) *yard {
 	t.Helper()
+	return newYardOf(t, backend, rehearsal.Options{})
+}
+
+func newYardOf(t *testing.T, backend string, o rehearsal.Options) *yard {
+	t.Helper()
 	y := &yard{t: t, backend: backend, now: rehearsal.Epoch()}
 	var err error
 	if y.state, err = local.OpenState(t.TempDir()); err != nil {
@@ -82,7 +87,7 @@ func newYard(t *testing.T, backend string) *yard {
 	if y.fam, err = family.Parse("family.yaml", []byte(yardFamily)); err != nil {
 		t.Fatal(err)
 	}
-	y.server = httptest.NewServer(y.newBackend())
+	y.server = httptest.NewServer(y.newBackend(o))
 	t.Cleanup(y.server.Close)
 	y.client = y.newClient()
 	for i := range 4 {
@@ -111,10 +116,11 @@ channels:
 retention: {records: 2d, share: 100}
 `
 
-func (y *yard) newBackend() http.Handler {
+func (y *yard) newBackend(o rehearsal.Options) http.Handler {
 	var inner http.Handler
 	if y.backend == "GHCR" {
-		y.github = rehearsal.New(rehearsal.Options{Now: y.clock})
+		o.Now = y.clock
+		y.github = rehearsal.New(o)
 		inner = y.github
 	} else {
 		served, err := local.OpenRegistry(y.t.Context(), y.state)
@@ -302,7 +308,7 @@ func (y *yard) publish(i int) release.Candidate {
 	ctx := y.t.Context()
 	r := release.Record{Schema: 1, Family: y.fam.Name, Source: release.Source{Commit: commitOf(i), Epoch: rehearsal.Epoch()}, Images: map[string]release.Image{}}
 	for _, member := range []string{"base", "app"} {
-		child := y.push(member, fmt.Sprint("platform of ", i))
+		child := y.push(member, fmt.Sprint(member, " on a platform of ", i))
 		top := y.index(member, child)
 		y.attach(member, child, fmt.Sprint("sbom ", i))
 		y.attach(member, top, fmt.Sprint("signature ", i))
