@@ -17,6 +17,7 @@ import (
 type environment struct {
 	family    string   // absolute path of the family file
 	registry  string   // host[:port]/owner; empty is the embedded registry
+	github    string   // base URL of GitHub's REST API
 	state     string   // absolute path of the state directory
 	cache     string   // the user's cache directory for tools and base systems
 	builder   string   // name of an explicit Buildx builder
@@ -55,6 +56,7 @@ func readEnvironment() (environment, error) {
 	e := environment{
 		family:   familyFile,
 		registry: variable("CONTAINAI_REGISTRY", ""),
+		github:   variable("GITHUB_API_URL", "https://api.github.com"),
 		state:    filepath.Join(filepath.Dir(familyFile), ".containai"),
 		cache:    filepath.Join(cache, "containai"),
 		builder:  variable("CONTAINAI_BUILDER", ""),

@@ -153,6 +153,16 @@ func (Ops) History(ctx context.Context, channel, at *string, json *bool) error {
 	return run(ctx, output(json), history(text(channel), text(at)))
 }
 
+// Prune deletes what no channel, record, version or tag needs any more, and says why the rest stays. -allow=empty,share lifts refusals.
+func (Ops) Prune(ctx context.Context, allow *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), prune(text(allow), given(apply)))
+}
+
+// Undelete brings back what ops:prune took: all of it, or -what=RUN, a digest, a tag, a repository.
+func (Ops) Undelete(ctx context.Context, what *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), undelete(text(what), given(apply)))
+}
+
 // Verify is the consumer's side.
 type Verify mg.Namespace
 

@@ -17,11 +17,18 @@ import (
 type Keeper struct {
 	Family   *family.Family
 	Base     ref.Repo         // host and owner
+	Host     string           // how the journal calls that host, which may be another address in every run
 	Shelves  map[string]Shelf // by member
 	Registry Registry
 	Ledger   Ledger
 	Journal  Journal
 	Progress Progress
+}
+
+// place is how the journal calls a place.
+func (k *Keeper) place(at ref.Pinned) string {
+	at.Repo.Host = k.Host
+	return at.String()
 }
 
 // Shelf is a repository whose manifests can be listed and taken away.

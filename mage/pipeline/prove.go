@@ -10,6 +10,7 @@ import (
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/retention"
 )
 
@@ -23,12 +24,12 @@ func (k *Keeper) prove(ctx context.Context, before retention.Facts, done []reten
 	}
 	old := map[string]bool{}
 	for _, h := range holes(before) {
-		old[h.At.String()] = true
+		old[k.place(h.At)] = true
 	}
 	var back []retention.Entry
 	var lost []string
 	for _, h := range holes(after) {
-		at := h.At.String()
+		at := k.place(h.At)
 		i := slices.IndexFunc(done, func(e retention.Entry) bool { return e.At == at && e.Outcome == retention.Deleted })
 		switch {
 		case old[at] || !h.Missing:
@@ -103,7 +104,7 @@ func (k *Keeper) Undelete(ctx context.Context, entries []retention.Entry) error 
 }
 
 func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {
-	name, hex, _ := strings.Cut(e.At, "@")
+	_, hex, _ := strings.Cut(e.At, "@")
 	d, err := digest.Parse(hex)
 	if err != nil {
 		return fault.Wrap(err, fault.Forged, "restoring", e.At)
@@ -113,7 +114,7 @@ func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {
 		return err
 	}
 	for _, s := range k.Shelves {
-		if s.Name().String() != name {
+		if k.place(ref.Pinned{Repo: s.Name(), Digest: d}) != e.At {
 			continue
 		}
 		if e.ID == 0 && !found {

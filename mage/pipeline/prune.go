@@ -58,7 +58,7 @@ func (k *Keeper) settle(f retention.Facts) error {
 	}
 	held := map[string]bool{}
 	for _, it := range f.Items {
-		held[it.At.String()] = true
+		held[k.place(it.At)] = true
 	}
 	for _, e := range retention.Fold(entries) {
 		if e.Outcome != "" {
@@ -134,7 +134,7 @@ func (s *sweep) shelf(repo ref.Repo) Shelf {
 
 // one deletes an item, unless it stays. The journal has it before the registry hears of it.
 func (s *sweep) one(ctx context.Context, shelf Shelf, it graph.Item) (retention.Entry, error) {
-	e := retention.NewEntry(s.run, it, s.facts.Now)
+	e := retention.NewEntry(s.run, s.k.place(it.At), it, s.facts.Now)
 	if !s.doomed[it.At] {
 		e.Outcome, e.Why = retention.Skipped, s.why[it.At]
 		return e, nil
@@ -236,7 +236,7 @@ func (s *sweep) replan() error {
 		gone[e.At] = e.Outcome == retention.Deleted || e.Outcome == retention.Absent
 	}
 	now := s.facts
-	now.Items = slices.DeleteFunc(slices.Clone(now.Items), func(it graph.Item) bool { return gone[it.At.String()] })
+	now.Items = slices.DeleteFunc(slices.Clone(now.Items), func(it graph.Item) bool { return gone[s.k.place(it.At)] })
 	p, err := retention.NewPlan(now, retention.Allow{Empty: true, Share: true})
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (s *sweep) replan() error {
 		still[d.Item.At] = true
 	}
 	for at := range s.doomed {
-		if !still[at] && !gone[at.String()] {
+		if !still[at] && !gone[s.k.place(at)] {
 			delete(s.doomed, at)
 			s.why[at] = "something that came since the plan needs it"
 		}

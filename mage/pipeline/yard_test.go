@@ -204,7 +204,7 @@ func (y *yard) keeper() *pipeline.Keeper {
 	if err != nil {
 		y.t.Fatal(err)
 	}
-	k := &pipeline.Keeper{Family: y.fam, Base: client.Base(), Shelves: map[string]pipeline.Shelf{}, Ledger: &y.rows, Journal: journal, Progress: silence{}}
+	k := &pipeline.Keeper{Family: y.fam, Base: client.Base(), Host: "yard", Shelves: map[string]pipeline.Shelf{}, Ledger: &y.rows, Journal: journal, Progress: silence{}}
 	port := registryPort{}
 	for _, member := range y.fam.Members() {
 		repo, err := client.Repo(member)

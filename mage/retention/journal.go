@@ -34,9 +34,9 @@ type Entry struct {
 	Why       string    `json:"why,omitempty"`
 }
 
-// NewEntry begins the entry of an item.
-func NewEntry(run string, it graph.Item, at time.Time) Entry {
-	return Entry{Run: run, At: it.At.String(), ID: it.ID, Tags: it.Tags, MediaType: it.MediaType, Size: it.Size, Time: at.UTC()}
+// NewEntry begins the entry of an item at a place, at a time.
+func NewEntry(run, place string, it graph.Item, at time.Time) Entry {
+	return Entry{Run: run, At: place, ID: it.ID, Tags: it.Tags, MediaType: it.MediaType, Size: it.Size, Time: at.UTC()}
 }
 
 // Fold returns the last entry of every place, in the order in which each was begun last.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -327,7 +328,7 @@ func (s *Shelf) remove(ctx context.Context, name string) (retention.Outcome, str
 // The registry refuses it when its blobs are gone.
 func (s *Shelf) Restore(ctx context.Context, e retention.Entry, content []byte) error {
 	n := graph.NewNode(e.MediaType, content)
-	if at := (ref.Pinned{Repo: s.name, Digest: n.Digest}); at.String() != e.At {
+	if !strings.HasSuffix(e.At, "/"+s.name.Path+"@"+n.Digest.String()) {
 		return fault.New(fault.Forged, "restoring", e.At, "what was kept of it has the digest %s", n.Digest)
 	}
 	if err := s.put(ctx, n.Digest.String(), n, content); err != nil {

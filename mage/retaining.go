@@ -1,0 +1,254 @@
+package mage
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/ghcr"
+	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/retention"
+)
+
+// openKeeper opens what prune and its undoing need. Writers take the state's lock.
+func (s *session) openKeeper(ctx context.Context, write bool) (*workshop, *pipeline.Keeper, error) {
+	w, err := s.openWorkshop(ctx, write)
+	if err != nil {
+		return nil, nil, err
+	}
+	journal, err := w.state.Journal()
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := w.openLedger(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	repositories, err := newRegistryPort(w.client, w.fam.Members())
+	if err != nil {
+		return nil, nil, err
+	}
+	k := &pipeline.Keeper{
+		Family: w.fam, Base: w.client.Base(), Host: w.client.Base().Host, Shelves: map[string]pipeline.Shelf{},
+		Registry: repositories, Ledger: log, Journal: journal, Progress: w.progress,
+	}
+	if w.embedded {
+		k.Host = "embedded-" + w.state.ID() // it listens elsewhere in every run
+	}
+	return w, k, w.openShelves(k)
+}
+
+// openShelves chooses how manifests are taken away: by GitHub's API in GHCR, which has no other way,
+// by the distribution specification elsewhere.
+func (w *workshop) openShelves(k *pipeline.Keeper) error {
+	var github *ghcr.Client
+	if w.onGitHub() {
+		var err error
+		if github, err = ghcr.New(w.client.Base().Path, ghcr.Options{API: w.env.github, Token: w.client.Password}); err != nil {
+			return err
+		}
+	}
+	for _, member := range w.fam.Members() {
+		repo, err := w.client.Repo(member)
+		switch {
+		case err != nil:
+			return err
+		case github != nil:
+			k.Shelves[member] = github.Shelf(member, repo)
+		case w.embedded:
+			k.Shelves[member] = registry.NewShelf(repo, w.manifests)
+		default:
+			k.Shelves[member] = registry.NewShelf(repo, nil)
+		}
+	}
+	return nil
+}
+
+// onGitHub reports whether the registry is GitHub's: by its name, or because the API is at the same
+// address, as in a rehearsal.
+func (w *workshop) onGitHub() bool {
+	api, err := url.Parse(w.env.github)
+	host := w.client.Base().Host
+	return host == "ghcr.io" || err == nil && api.Host == host
+}
+
+func (w *workshop) manifests(_ context.Context, repo ref.Repo) (map[digest.Digest]time.Time, error) {
+	return w.state.Manifests(repo.Path)
+}
+
+// pruning is what ops:prune prints with -json.
+type pruning struct {
+	retention.Plan
+	Applied bool              `json:"applied"`
+	Done    []retention.Entry `json:"done"`
+}
+
+// prune prints what would go and why everything else stays, and with -apply deletes it.
+func prune(allowed string, apply bool) command {
+	return func(ctx context.Context, s *session) error {
+		allow, err := readAllow(allowed)
+		if err != nil {
+			return err
+		}
+		w, k, err := s.openKeeper(ctx, true)
+		if err != nil {
+			return err
+		}
+		facts, plan, err := k.PlanPrune(ctx, allow)
+		if err != nil {
+			return err
+		}
+		out := pruning{Plan: plan, Done: []retention.Entry{}}
+		if apply && plan.Refusal() == nil {
+			w.progress.settle()
+			w.say(pruneText(plan))
+			out.Applied = true
+			out.Done, err = k.Prune(ctx, facts, plan)
+		}
+		w.progress.settle()
+		again := "mage ops:prune"
+		if allowed != "" {
+			again += " -allow=" + shellQuote(allowed)
+		}
+		if printing := w.print(out, func() string { return prunedText(out, again) }); err == nil {
+			err = printing
+		}
+		for _, why := range []error{plan.Refusal(), plan.Incomplete()} {
+			if err == nil {
+				err = why
+			}
+		}
+		return err
+	}
+}
+
+func readAllow(s string) (a retention.Allow, err error) {
+	for name := range strings.SplitSeq(s, ",") {
+		switch name {
+		case "":
+		case "empty":
+			a.Empty = true
+		case "share":
+			a.Share = true
+		default:
+			return a, fault.New(fault.Invalid, "reading", "-allow="+s, "it lifts empty, share or both").WithHint("-allow=empty,share")
+		}
+	}
+	return a, nil
+}
+
+func pruneText(p retention.Plan) string {
+	var b strings.Builder
+	for _, k := range p.Keeps {
+		fmt.Fprintf(&b, "keep    %s\n", term.Escape(strings.Join(k.Path, " → ")))
+	}
+	table := term.Table{}
+	var size int64
+	for _, d := range p.Deletes {
+		size += d.Size
+		table.Rows = append(table.Rows, []string{"delete", d.At, d.Age + " old", sizeText(d.Size), strings.Join(d.Tags, " "), d.Why})
+	}
+	b.WriteString(table.String())
+	for _, s := range p.Skipped {
+		fmt.Fprintf(&b, "skipped %s: %s\n", term.Escape(s.Repo), term.Escape(s.Why))
+	}
+	for _, why := range p.Refused {
+		fmt.Fprintf(&b, "refused %s\n", term.Escape(why))
+	}
+	fmt.Fprintf(&b, "%d manifests stay, %d go; up to %s are freed; by the registry's clock it is %s\n",
+		len(p.Keeps), len(p.Deletes), sizeText(size), p.Now.UTC().Format(time.RFC3339))
+	return b.String()
+}
+
+func prunedText(p pruning, again string) string {
+	switch {
+	case !p.Applied && p.Empty():
+		return pruneText(p.Plan) + "nothing to do\n"
+	case !p.Applied:
+		return pruneText(p.Plan) + "nothing was done; to do it: " + term.Escape(again) + " -apply\n"
+	}
+	count := map[retention.Outcome]int{}
+	var b strings.Builder
+	for _, e := range p.Done {
+		count[e.Outcome]++
+		if e.Outcome == retention.Retained || e.Outcome == retention.Skipped {
+			fmt.Fprintf(&b, "%s %s: %s\n", e.Outcome, term.Escape(e.At), term.Escape(e.Why))
+		}
+	}
+	fmt.Fprintf(&b, "%d deleted, %d were gone, %d retained by the registry, %d left alone; to undo it: mage ops:undelete\n",
+		count[retention.Deleted], count[retention.Absent], count[retention.Retained], count[retention.Skipped])
+	return b.String()
+}
+
+// sizeText prints bytes as people read them.
+func sizeText(n int64) string {
+	const unit = 1000
+	switch {
+	case n >= unit*unit*unit:
+		return fmt.Sprintf("%.1f GB", float64(n)/(unit*unit*unit))
+	case n >= unit*unit:
+		return fmt.Sprintf("%.1f MB", float64(n)/(unit*unit))
+	case n >= unit:
+		return fmt.Sprintf("%.1f kB", float64(n)/unit)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// restoring is what ops:undelete prints with -json.
+type restoring struct {
+	Entries []retention.Entry `json:"entries"`
+	Applied bool              `json:"applied"`
+}
+
+// undelete prints what a prune took and can be brought back, and with -apply brings it back.
+func undelete(what string, apply bool) command {
+	return func(ctx context.Context, s *session) error {
+		w, k, err := s.openKeeper(ctx, true)
+		if err != nil {
+			return err
+		}
+		entries, err := k.Deleted(what)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 && what != "" {
+			return fault.New(fault.Unverified, "looking for", what, "the journal in %s knows nothing of it that is deleted", w.state.Dir()).
+				WithHint("bare mage ops:undelete lists everything; the journal is on the machine where the prune ran")
+		}
+		out := restoring{Entries: append([]retention.Entry{}, entries...), Applied: apply}
+		if apply {
+			err = k.Undelete(ctx, entries)
+		}
+		w.progress.settle()
+		if printing := w.print(out, func() string { return undeleteText(out) }); err == nil {
+			err = printing
+		}
+		return err
+	}
+}
+
+func undeleteText(r restoring) string {
+	if len(r.Entries) == 0 {
+		return "nothing is deleted that the journal knows of\n"
+	}
+	if r.Applied {
+		return ""
+	}
+	table := term.Table{Head: []string{"run", "what", "tags", "how it comes back"}}
+	for _, e := range r.Entries {
+		way := "pushed again from this machine's trash, as long as the registry has its blobs"
+		if e.ID != 0 {
+			way = "restored by GitHub, until " + e.Time.AddDate(0, 0, 30).Format(time.DateOnly)
+		}
+		table.Rows = append(table.Rows, []string{e.Run, e.At, strings.Join(e.Tags, " "), way})
+	}
+	return table.String() + fmt.Sprintf("%d can come back; to do it: mage ops:undelete -apply, or with -what=\n", len(r.Entries))
+}
