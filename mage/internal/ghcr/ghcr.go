@@ -77,11 +77,12 @@ func New(owner string, o Options) (*Client, error) {
 		o.Patience = 120 * o.Pause
 	}
 	u, err := url.Parse(o.API)
-	if err != nil || u.Host == "" || u.Scheme != "https" && !loopback(u.Hostname()) {
+	if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
 		return nil, fault.New(fault.Invalid, "reading", o.API, "it is no https URL of a REST API").WithHint("correct GITHUB_API_URL, or unset it")
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = answerTimeout
+	transport.MaxIdleConnsPerHost = parallel
 	return &Client{api: strings.TrimSuffix(o.API, "/"), owner: owner, options: o, http: &http.Client{Transport: transport}}, nil
 }
 
