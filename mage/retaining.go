@@ -49,12 +49,9 @@ func (s *session) openKeeper(ctx context.Context, write bool) (*workshop, *pipel
 // openShelves chooses how manifests are taken away: by GitHub's API in GHCR, which has no other way,
 // by the distribution specification elsewhere.
 func (w *workshop) openShelves(k *pipeline.Keeper) error {
-	var github *ghcr.Client
-	if w.onGitHub() {
-		var err error
-		if github, err = ghcr.New(w.client.Base().Path, ghcr.Options{API: w.env.github, Token: w.client.Password}); err != nil {
-			return err
-		}
+	github, err := w.github()
+	if err != nil {
+		return err
 	}
 	for _, member := range w.fam.Members() {
 		repo, err := w.client.Repo(member)
@@ -70,6 +67,14 @@ func (w *workshop) openShelves(k *pipeline.Keeper) error {
 		}
 	}
 	return nil
+}
+
+// github is the API of the packages, nil where the registry is not GitHub's.
+func (w *workshop) github() (*ghcr.Client, error) {
+	if !w.onGitHub() {
+		return nil, nil
+	}
+	return ghcr.New(w.client.Base().Path, ghcr.Options{API: w.env.github, Token: w.client.Password})
 }
 
 // onGitHub reports whether the registry is GitHub's: by its name, or because the API is at the same
