@@ -18,23 +18,29 @@ import (
 	"github.com/containai/containai/mage/retention"
 )
 
-// openKeeper opens what prune and its undoing need. Writers take the state's lock.
-func (s *session) openKeeper(ctx context.Context, write bool) (*workshop, *pipeline.Keeper, error) {
-	w, err := s.openWorkshop(ctx, write)
+// openKeeper opens what prune and its undoing need. It takes the state's lock, because the journal
+// has one writer.
+func (s *session) openKeeper(ctx context.Context) (*workshop, *pipeline.Keeper, error) {
+	w, err := s.openWorkshop(ctx, true)
 	if err != nil {
 		return nil, nil, err
 	}
+	k, err := w.keeper(ctx)
+	return w, k, err
+}
+
+func (w *workshop) keeper(ctx context.Context) (*pipeline.Keeper, error) {
 	journal, err := w.state.Journal()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	log, err := w.openLedger(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	repositories, err := newRegistryPort(w.client, w.fam.Members())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	k := &pipeline.Keeper{
 		Family: w.fam, Base: w.client.Base(), Host: w.client.Base().Host, Shelves: map[string]pipeline.Shelf{},
@@ -43,7 +49,7 @@ func (s *session) openKeeper(ctx context.Context, write bool) (*workshop, *pipel
 	if w.embedded {
 		k.Host = "embedded-" + w.state.ID() // it listens elsewhere in every run
 	}
-	return w, k, w.openShelves(k)
+	return k, w.openShelves(k)
 }
 
 // openShelves chooses how manifests are taken away: by GitHub's API in GHCR, which has no other way,
@@ -103,7 +109,7 @@ func prune(allowed string, apply bool) command {
 		if err != nil {
 			return err
 		}
-		w, k, err := s.openKeeper(ctx, true)
+		w, k, err := s.openKeeper(ctx)
 		if err != nil {
 			return err
 		}
@@ -216,7 +222,7 @@ type restoring struct {
 // undelete prints what a prune took and can be brought back, and with -apply brings it back.
 func undelete(what string, apply bool) command {
 	return func(ctx context.Context, s *session) error {
-		w, k, err := s.openKeeper(ctx, true)
+		w, k, err := s.openKeeper(ctx)
 		if err != nil {
 			return err
 		}

@@ -163,6 +163,11 @@ func (Ops) Undelete(ctx context.Context, what *string, apply *bool, json *bool) 
 	return run(ctx, output(json), undelete(text(what), given(apply)))
 }
 
+// Fsck looks whether everything that is promised is there and verifies; -repair cures what it can.
+func (Ops) Fsck(ctx context.Context, repair *bool, json *bool) error {
+	return run(ctx, output(json), fsck(given(repair)))
+}
+
 // Visibility checks that consumers can pull without a login what the channels serve, and names the page where a person changes it.
 func (Ops) Visibility(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), visibility())

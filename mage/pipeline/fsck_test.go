@@ -1,0 +1,133 @@
+package pipeline_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/retention"
+)
+
+func (y *yard) examine() pipeline.Examination {
+	y.t.Helper()
+	x, err := y.keeper().Examine(y.t.Context())
+	y.must(err)
+	return x
+}
+
+func TestFsckFindsNothingWhereAllIsWell(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		before := y.requests()
+		x := y.examine()
+		if len(x.Ailments) > 0 || x.Orphans == 0 || x.Manifests == 0 {
+			t.Errorf("it found %+v", x)
+		}
+		if w := y.writes(before); len(w) > 0 {
+			t.Errorf("it wrote %v", w)
+		}
+	})
+}
+
+// What a careless cleaner takes away is found, with who needs it, and what a prune of ours took
+// comes back.
+func TestFsckFindsWhatIsMissingAndRestoresWhatTheJournalHas(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		n, _, err := y.shelf("app").Resolve(t.Context(), "dev")
+		y.must(err)
+		children, err := graph.Children(t.Context(), y.shelf("app"), n)
+		y.must(err)
+		k := y.keeper()
+		f, err := k.Scan(t.Context())
+		y.must(err)
+		i := slices.IndexFunc(f.Items, func(it graph.Item) bool { return it.At.Digest == children[0].Digest })
+		entry := retention.NewEntry("run", strings.Replace(f.Items[i].At.String(), y.host(), "yard", 1), f.Items[i], f.Now)
+		_, content, _, err := k.Shelves["app"].Manifest(t.Context(), children[0].Digest)
+		y.must(err)
+		y.must(k.Journal.Keep(content))
+		if _, _, err := k.Shelves["app"].Delete(t.Context(), f.Items[i]); err != nil {
+			t.Fatal(err)
+		}
+
+		x := y.examine()
+		if len(x.Ailments) != 1 || x.Ailments[0].What != pipeline.Missing || !strings.Contains(x.Ailments[0].Why, "dev serves") || x.Ailments[0].Repairable() {
+			t.Fatalf("without a journal: %+v", x.Ailments)
+		}
+		if err := x.Ailments[0].Repair(t.Context()); err == nil {
+			t.Error("it says it repaired what it cannot")
+		}
+		entry.Outcome = retention.Deleted
+		y.must(k.Journal.Append(entry))
+		if x = y.examine(); len(x.Ailments) != 1 || !x.Ailments[0].Repairable() {
+			t.Fatalf("with one: %+v", x.Ailments)
+		}
+		y.must(x.Ailments[0].Repair(t.Context()))
+		if x = y.examine(); len(x.Ailments) > 0 {
+			t.Errorf("after the repair: %+v", x.Ailments)
+		}
+		y.whole(3)
+	})
+}
+
+// A simultaneous writer replaced the index of referrers (NVIDIA/nodewright-packages#132).
+func TestFsckListsAgainWhatAReferrersTagLost(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		n, _, err := y.shelf("app").Resolve(t.Context(), "dev")
+		y.must(err)
+		empty, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []graph.Node{}})
+		y.must(err)
+		req := httptest.NewRequest(http.MethodPut, y.server.URL+"/v2/acme/app/manifests/"+graph.FallbackTag(n.Digest), bytes.NewReader(empty))
+		req.Header.Set("Content-Type", ocispec.MediaTypeImageIndex)
+		y.send(req, http.StatusCreated)
+
+		x := y.examine()
+		if len(x.Ailments) != 1 || x.Ailments[0].What != pipeline.Unlisted {
+			t.Fatalf("it found %+v", x.Ailments)
+		}
+		y.must(x.Ailments[0].Repair(t.Context()))
+		if x = y.examine(); len(x.Ailments) > 0 {
+			t.Errorf("after the repair: %+v", x.Ailments)
+		}
+		y.whole(3)
+	})
+}
+
+func TestFsckFindsTagsThatDriftedAndReleasesThatDoNotVerify(t *testing.T) {
+	w := newWorld(t)
+	p := w.pipeline(t, "operator")
+	w.promote(t, p, "dev", second)
+	examine := func() []pipeline.Ailment {
+		t.Helper()
+		found, err := w.pipeline(t, "examiner").Examine(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := examine(); len(found) > 0 {
+		t.Fatalf("all is well, and it found %+v", found)
+	}
+	w.put(t, "app", "dev", w.releases[first].Record.Images["app"].Index)
+	found := examine()
+	if len(found) != 1 || found[0].What != pipeline.Drifted || !strings.Contains(found[0].At, "app:dev") {
+		t.Fatalf("after a tag was moved: %+v", found)
+	}
+	if err := found[0].Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if found = examine(); len(found) > 0 {
+		t.Errorf("after the repair: %+v", found)
+	}
+	w.vanish(t, "app", w.releases[second].Record.Images["app"].Platforms["linux/amd64"].Digest)
+	if found = examine(); len(found) == 0 || found[0].What != pipeline.Unproven || !strings.Contains(found[0].At, "dev") {
+		t.Errorf("after a platform vanished: %+v", found)
+	}
+}
