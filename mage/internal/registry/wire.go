@@ -46,7 +46,7 @@ func newTransport(open dial, now func() time.Time) *http.Transport {
 		},
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: answerTimeout,
-		MaxIdleConnsPerHost:   16,
+		MaxIdleConnsPerHost:   32,
 		IdleConnTimeout:       time.Minute,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true, // a digest is of the bytes on the wire
