@@ -10,6 +10,7 @@ import (
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -25,10 +26,11 @@ func history(channel, at string) command {
 		if err != nil {
 			return err
 		}
-		steps, err := w.readHistory(ctx, channel)
+		head, steps, err := w.readHistory(ctx, channel)
 		if err != nil {
 			return err
 		}
+		w.tellSigned(ctx, head)
 		if at != "" {
 			steps, err = servedAt(w, steps, channel, moment)
 		}
@@ -40,21 +42,49 @@ func history(channel, at string) command {
 }
 
 // readHistory reads the ledger, or, when its remote does not answer, what this clone has of it.
-func (w *workshop) readHistory(ctx context.Context, channel string) ([]release.Step, error) {
+func (w *workshop) readHistory(ctx context.Context, channel string) (release.Head, []release.Step, error) {
 	log, err := w.openLedger(ctx)
 	if err != nil {
-		return nil, err
+		return release.Head{}, nil, err
 	}
-	steps, err := release.Steps(log.History(ctx), channel)
+	head, steps, err := release.Past(log.History(ctx), channel)
 	if !errors.Is(err, fault.Unavailable) {
-		return steps, err
+		return head, steps, err
 	}
-	kept, offline := release.Steps(log.Offline().History(ctx), channel)
+	kept, steps, offline := release.Past(log.Offline().History(ctx), channel)
 	if offline != nil {
-		return nil, err
+		return release.Head{}, nil, err
 	}
 	w.progress.Note("history", w.fam.Ledger.Branch, "as this clone last saw it; the remote does not answer: "+err.Error())
-	return kept, nil
+	return kept, steps, nil
+}
+
+// signaturePatience is how long the history waits for a registry, which it can do without.
+const signaturePatience = 10 * time.Second
+
+// tellSigned says whether the newest document is signed, and with it all that it follows. The history
+// is also read without a registry, and then says that this was not checked.
+func (w *workshop) tellSigned(ctx context.Context, head release.Head) {
+	if head.ID == "" {
+		return
+	}
+	about := fmt.Sprintf("generation %d", head.Document.Generation)
+	repositories, err := newRegistryPort(w.client, w.fam.Members())
+	signed := false
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, signaturePatience)
+		defer cancel()
+		p := &pipeline.Pipeline{Family: w.fam, Registry: repositories, Verifier: &trustPort{workshop: w}}
+		signed, err = p.Signed(ctx, head)
+	}
+	switch {
+	case err != nil:
+		w.progress.Note("history", about, "its signature was not checked: "+err.Error())
+	case signed:
+		w.progress.Note("history", about, "signed by a mover, and with it the chain of all before it")
+	default:
+		w.progress.Note("history", about, "NOT SIGNED by anybody who may move its channels")
+	}
 }
 
 // servedAt keeps the step of each channel that was in force at a time.

@@ -155,16 +155,30 @@ func planText(c pipeline.Change) string {
 	for i, step := range c.Steps() {
 		fmt.Fprintf(&b, "  %2d  %s\n", i+1, term.Escape(step))
 	}
-	for _, d := range c.Differences {
-		fmt.Fprintf(&b, "  %s\n", term.Escape(strings.TrimSpace(d.Member+" "+d.Platform)))
+	b.WriteString(differencesText(c.Differences))
+	return b.String()
+}
+
+// differencesText lists what changes in each cell, and once what the evidence does not tell.
+func differencesText(all []pipeline.Difference) string {
+	var b strings.Builder
+	unknown := map[string][]string{} // what is not known → of what
+	for _, d := range all {
+		cell := strings.TrimSpace(d.Member + " " + d.Platform)
 		for _, line := range []struct {
 			what string
 			list []string
-		}{{"packages", d.Packages}, {"vulnerabilities that come", d.Introduced}, {"vulnerabilities that go", d.Fixed}, {"not known", d.Unknown}} {
+		}{{"packages", d.Packages}, {"vulnerabilities that come", d.Introduced}, {"vulnerabilities that go", d.Fixed}} {
 			if len(line.list) > 0 {
-				fmt.Fprintf(&b, "      %s: %s\n", line.what, term.Escape(shortList(line.list)))
+				fmt.Fprintf(&b, "      %s: %s: %s\n", term.Escape(cell), line.what, term.Escape(shortList(line.list)))
 			}
 		}
+		for _, why := range d.Unknown {
+			unknown[why] = append(unknown[why], cell)
+		}
+	}
+	for _, why := range slices.Sorted(maps.Keys(unknown)) {
+		fmt.Fprintf(&b, "      not known of %s: %s\n", term.Escape(shortList(unknown[why])), term.Escape(why))
 	}
 	return b.String()
 }
@@ -264,6 +278,9 @@ func promote(in intent) command {
 }
 
 func rollback(in intent) command {
+	if in.reason == "" {
+		in.again += " -reason='…'"
+	}
 	return operate(in, ofChannel(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
 		if m.Reason == "" && !in.apply {
 			m.Reason = "(the reason given with -reason)"

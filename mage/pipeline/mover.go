@@ -61,6 +61,16 @@ func (p *Pipeline) isSigned(ctx context.Context, node graph.Node, d release.Docu
 	return slices.ContainsFunc(attached.Bundles, func(bundle []byte) bool { return p.isMovers(bundle, node, d) == nil }), nil
 }
 
+// Signed reports whether a mover signed a head's document. As every document names the digest of the
+// one before it, the newest signature speaks for all of them.
+func (p *Pipeline) Signed(ctx context.Context, head release.Head) (bool, error) {
+	node, err := documentNode(head.Content)
+	if err != nil {
+		return false, err
+	}
+	return p.isSigned(ctx, node, head.Document)
+}
+
 // documentReady makes sure that a document which nobody had signed is in the registry and signed now.
 // It returns nil when nobody can: then the metadata artifact's tags stay at the document before.
 func (p *Pipeline) documentReady(ctx context.Context, head release.Head) (*graph.Node, error) {

@@ -69,7 +69,7 @@ func (p *Pipeline) Load(ctx context.Context, record digest.Digest) (Published, e
 // without one to the newest before the present that is still whole and verifies. What does not is
 // passed over, and said so.
 func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m release.Moved, bad bool) (Change, error) {
-	head, steps, err := p.past(ctx, channel)
+	head, steps, err := release.Past(p.Ledger.History(ctx), channel)
 	if err != nil {
 		return Change{}, err
 	}
@@ -92,22 +92,6 @@ func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m relea
 	}
 	return Change{}, fault.New(fault.Unverified, "rolling back", channel, "no earlier release is whole and verifies").
 		WithHint("name one with -to=, or release a commit that repairs it")
-}
-
-// past reads the ledger once: its head, and what every generation did to a channel.
-func (p *Pipeline) past(ctx context.Context, channel string) (head release.Head, steps []release.Step, err error) {
-	newest := true
-	steps, err = release.Steps(func(yield func(release.Head, error) bool) {
-		for h, err := range p.Ledger.History(ctx) {
-			if newest && err == nil {
-				head, newest = h, false
-			}
-			if !yield(h, err) {
-				return
-			}
-		}
-	}, channel)
-	return head, steps, err
 }
 
 // waysBack lists where a channel can go back to: the one that is named among all it ever served, or

@@ -83,7 +83,7 @@ func (p *Pipeline) derive(ctx context.Context, head release.Head, saved release.
 // deriveRollback looks through the channel's history again, and proves again where it goes back to.
 func (p *Pipeline) deriveRollback(ctx context.Context, head release.Head, saved release.Document, channel string) (release.Document, error) {
 	s := saved.Channels[channel]
-	_, steps, err := p.past(ctx, channel)
+	steps, err := release.Steps(p.Ledger.History(ctx), channel)
 	if err != nil {
 		return release.Document{}, err
 	}

@@ -70,6 +70,22 @@ func Steps(history iter.Seq2[Head, error], channel string) ([]Step, error) {
 	return steps, nil
 }
 
+// Past reads a history once: its head, and what every generation did to a channel.
+func Past(history iter.Seq2[Head, error], channel string) (Head, []Step, error) {
+	var newest Head
+	steps, err := Steps(func(yield func(Head, error) bool) {
+		for head, err := range history {
+			if err == nil && newest.ID == "" {
+				newest = head
+			}
+			if !yield(head, err) {
+				return
+			}
+		}
+	}, channel)
+	return newest, steps, err
+}
+
 // Trail returns what a channel served on the way to the present, newest first, from its steps. What
 // a rollback left is not on it: the way back from there does not lead forwards again.
 func Trail(steps []Step) []State {
