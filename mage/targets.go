@@ -163,6 +163,11 @@ func (Ops) Undelete(ctx context.Context, what *string, apply *bool, json *bool) 
 	return run(ctx, output(json), undelete(text(what), given(apply)))
 }
 
+// Doctor looks at everything that a release needs, before anything is built: ok, warn or fail, each with its fix.
+func (Ops) Doctor(ctx context.Context, json *bool) error {
+	return run(ctx, output(json), doctor())
+}
+
 // Fsck looks whether everything that is promised is there and verifies; -repair cures what it can.
 func (Ops) Fsck(ctx context.Context, repair *bool, json *bool) error {
 	return run(ctx, output(json), fsck(given(repair)))

@@ -102,11 +102,7 @@ func servedDigests(d release.Document, fam *family.Family) map[string][]digest.D
 
 // ask asks GitHub, with our login.
 func (w *workshop) ask(ctx context.Context, github *ghcr.Client, e *exposure) error {
-	repo, err := w.client.Repo(e.Member)
-	if err != nil {
-		return err
-	}
-	p, found, err := github.Shelf(e.Member, repo).Package(ctx)
+	p, found, err := w.packageOf(ctx, github, e.Member)
 	switch {
 	case err != nil:
 		return err

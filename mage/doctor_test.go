@@ -1,0 +1,135 @@
+package mage
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/local"
+	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/rehearsal"
+)
+
+// patient is a workshop at a registry.
+func patient(t *testing.T, h http.Handler, env environment, trust family.Policy) *workshop {
+	t.Helper()
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	client, err := registry.New(strings.TrimPrefix(server.URL, "http://")+"/acme", registry.Options{Pause: time.Microsecond, Budget: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if env.github == "" {
+		env.github = server.URL
+	}
+	return &workshop{session: &session{env: env}, client: client, fam: &family.Family{
+		Source: "https://github.com/acme/family", Images: map[string]family.Image{"app": {}}, Trust: trust,
+	}}
+}
+
+// pushArtifactTo publishes something into a member's repository.
+func pushArtifactTo(t *testing.T, w *workshop, member string) graph.Node {
+	t.Helper()
+	repo, err := w.client.Repo(member)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := graph.PackArtifact(t.Context(), repo, "application/vnd.test.v1", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func at(now time.Time) environment { return environment{now: func() time.Time { return now }} }
+
+func TestDoctorMeasuresTheClockAgainstTheRegistrys(t *testing.T) {
+	for skew, want := range map[time.Duration]health{0: well, -20 * time.Second: well, 2 * time.Minute: weak, -24 * time.Hour: ill} {
+		w := patient(t, rehearsal.New(rehearsal.Options{}), at(rehearsal.Epoch().Add(skew)), family.Policy{})
+		if d := w.diagnoseClock(t.Context()); d.Health != want || (d.Fix == "") != (want == well) {
+			t.Errorf("a skew of %s: %+v, want %s", skew, d, want)
+		}
+	}
+	w := patient(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), at(rehearsal.Epoch()), family.Policy{})
+	if d := w.diagnoseClock(t.Context()); d.Health != ill || d.What != "registry" {
+		t.Errorf("a registry that does not answer: %+v", d)
+	}
+}
+
+func TestDoctorLooksForPackagesThatAreNotLinked(t *testing.T) {
+	github := rehearsal.New(rehearsal.Options{})
+	w := patient(t, github, environment{}, family.Policy{})
+	if d := w.diagnosePackages(t.Context()); d.Health != weak || !strings.Contains(d.Fix, "ops:visibility") {
+		t.Errorf("before the first release: %+v", d)
+	}
+	pushArtifactTo(t, w, "app")
+	if d := w.diagnosePackages(t.Context()); d.Health != weak || !strings.Contains(d.Fix, "link app") {
+		t.Errorf("a package that somebody pushed by hand: %+v", d)
+	}
+	w = patient(t, github, environment{github: "https://api.github.com"}, family.Policy{})
+	if d := w.diagnosePackages(t.Context()); d.Health != well {
+		t.Errorf("a registry that is not GitHub's: %+v", d)
+	}
+}
+
+func TestDoctorSaysWhoWouldSign(t *testing.T) {
+	public := family.Policy{Instance: "public"}
+	for name, test := range map[string]struct {
+		a    authorities
+		want health
+	}{
+		"a key":                               {authorities{key: "key.pem", root: "r"}, well},
+		"a workflow":                          {authorities{tokenURL: "https://example.com", root: "r"}, well},
+		"this machine, for its own registry":  {authorities{}, well},
+		"nobody, where another root is named": {authorities{root: "r"}, ill},
+	} {
+		w := patient(t, rehearsal.New(rehearsal.Options{}), environment{}, public)
+		if d := w.diagnoseIdentity(test.a); d.Health != test.want || (d.Fix == "") != (test.want == well) {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+}
+
+func TestDoctorKnowsTheDiskTheLoginAndTheDatabase(t *testing.T) {
+	state, err := local.OpenState(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := patient(t, rehearsal.New(rehearsal.Options{}), at(rehearsal.Epoch()), family.Policy{})
+	w.state = state
+	if d := w.diagnoseDisk(); !strings.Contains(d.Found, state.Dir()) || (d.Fix == "") != (d.Health == well) {
+		t.Errorf("disk: %+v", d)
+	}
+	if d := w.diagnoseDatabase(); d.Health != weak || !strings.Contains(d.Found, "NOT SCANNED") {
+		t.Errorf("no database: %+v", d)
+	}
+	w.env.database = t.TempDir()
+	if d := w.diagnoseDatabase(); d.Health != ill || d.Fix == "" {
+		t.Errorf("a directory that is no database: %+v", d)
+	}
+	if d := w.diagnoseLogin(t.Context()); d.Health != well {
+		t.Errorf("a registry on this machine: %+v", d)
+	}
+	if d := w.diagnoseGo(); d.Health != well || !strings.HasPrefix(d.Found, "go1.") {
+		t.Errorf("Go: %+v", d)
+	}
+}
+
+// What it says fits on one screen, and says in words what colour would.
+func TestDoctorEndsInOneScreen(t *testing.T) {
+	var all []diagnosis
+	for range 9 {
+		all = append(all, diagnosis{"what", ill, "found", "fix"})
+	}
+	text := doctorText(all)
+	if n := strings.Count(text, "\n"); n > 24 {
+		t.Errorf("it has %d lines", n)
+	}
+	if !strings.Contains(text, "fail  what  found") || !strings.Contains(text, "→ fix") {
+		t.Errorf("it prints\n%s", text)
+	}
+}
