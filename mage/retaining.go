@@ -100,6 +100,7 @@ type pruning struct {
 	retention.Plan
 	Applied bool              `json:"applied"`
 	Done    []retention.Entry `json:"done"`
+	Freed   int64             `json:"freed,omitempty"` // bytes of blobs that were collected; only the embedded registry tells
 }
 
 // prune prints what would go and why everything else stays, and with -apply deletes it.
@@ -122,7 +123,9 @@ func prune(allowed string, apply bool) command {
 			w.progress.settle()
 			w.say(pruneText(plan))
 			out.Applied = true
-			out.Done, err = k.Prune(ctx, facts, plan)
+			if out.Done, err = k.Prune(ctx, facts, plan); err == nil && w.embedded {
+				out.Freed, err = w.collect(k, plan.Now)
+			}
 		}
 		w.progress.settle()
 		again := "mage ops:prune"
@@ -139,6 +142,29 @@ func prune(allowed string, apply bool) command {
 		}
 		return err
 	}
+}
+
+// undoable is how long the embedded registry keeps the blobs of what was deleted.
+const undoable = 7 * 24 * time.Hour
+
+// collect removes from the embedded registry the blobs that nothing needs, not even the undoing of a
+// late deletion. Other registries collect by themselves.
+func (w *workshop) collect(k *pipeline.Keeper, now time.Time) (freed int64, err error) {
+	deleted, err := k.Deleted("")
+	if err != nil {
+		return 0, err
+	}
+	var undone [][]byte
+	for _, e := range deleted {
+		content, found, err := k.Journal.Kept(digest.Digest(e.At[strings.IndexByte(e.At, '@')+1:]))
+		if err != nil {
+			return 0, err
+		}
+		if found && now.Sub(e.Time) < undoable {
+			undone = append(undone, content)
+		}
+	}
+	return w.state.Collect(now.Add(-w.fam.Retention.Grace), undone)
 }
 
 func readAllow(s string) (a retention.Allow, err error) {
@@ -193,6 +219,9 @@ func prunedText(p pruning, again string) string {
 		if e.Outcome == retention.Retained || e.Outcome == retention.Skipped {
 			fmt.Fprintf(&b, "%s %s: %s\n", e.Outcome, term.Escape(e.At), term.Escape(e.Why))
 		}
+	}
+	if p.Freed > 0 {
+		fmt.Fprintf(&b, "%s of blobs collected\n", sizeText(p.Freed))
 	}
 	fmt.Fprintf(&b, "%d deleted, %d were gone, %d retained by the registry, %d left alone; to undo it: mage ops:undelete\n",
 		count[retention.Deleted], count[retention.Absent], count[retention.Retained], count[retention.Skipped])
