@@ -207,6 +207,8 @@ func pruneText(p retention.Plan) string {
 
 func prunedText(p pruning, again string) string {
 	switch {
+	case len(p.Refused) > 0:
+		return pruneText(p.Plan)
 	case !p.Applied && p.Empty():
 		return pruneText(p.Plan) + "nothing to do\n"
 	case !p.Applied:

@@ -7,14 +7,14 @@ import (
 )
 
 func TestPruneDeletesWhatNoRootReachesAndLeavesEveryReleaseWhole(t *testing.T) {
-	onBoth(t, func(t *testing.T, y *yard) {
+	test := func(t *testing.T, y *yard, least int) {
 		entries, err := y.prune(y.keeper())
 		if err != nil {
 			t.Fatal(err)
 		}
 		// Release 0: two indexes, two platforms, four bundles and four lists of them, a record with its
 		// bundle and list. What gathered besides: an index of referrers that was replaced.
-		if len(entries) < 15 {
+		if len(entries) < least {
 			t.Errorf("%d deletions", len(entries))
 		}
 		for _, e := range entries {
@@ -31,5 +31,10 @@ func TestPruneDeletesWhatNoRootReachesAndLeavesEveryReleaseWhole(t *testing.T) {
 		if _, p := y.plan(y.keeper()); !p.Empty() {
 			t.Errorf("a second run would delete %d", len(p.Deletes))
 		}
+	}
+	onBoth(t, func(t *testing.T, y *yard) { test(t, y, 15) })
+	t.Run("a registry with the referrers API, without a list and without ages", func(t *testing.T) {
+		t.Parallel()
+		test(t, newYard(t, "another"), 9) // the API needs no lists of referrers
 	})
 }

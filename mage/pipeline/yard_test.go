@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -118,11 +120,18 @@ retention: {records: 2d, share: 100}
 
 func (y *yard) newBackend(o rehearsal.Options) http.Handler {
 	var inner http.Handler
-	if y.backend == "GHCR" {
+	switch y.backend {
+	case "GHCR":
 		o.Now = y.clock
 		y.github = rehearsal.New(o)
 		inner = y.github
-	} else {
+	case "another": // with the referrers API, no list of manifests, and no ages
+		base := ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0)))
+		inner = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Date", y.clock().UTC().Format(http.TimeFormat))
+			base.ServeHTTP(w, req)
+		})
+	default:
 		served, err := local.OpenRegistry(y.t.Context(), y.state)
 		if err != nil {
 			y.t.Fatal(err)
@@ -159,7 +168,11 @@ func (y *yard) clock() time.Time {
 // age makes everything that is there older.
 func (y *yard) age(d time.Duration) {
 	y.t.Helper()
-	if y.backend == "GHCR" {
+	if y.backend == "another" {
+		_, err := y.keeper().Scan(y.t.Context()) // what was never seen has no age
+		y.must(err)
+	}
+	if y.backend != "OCI" {
 		y.mu.Lock()
 		y.now = y.now.Add(d)
 		y.mu.Unlock()
@@ -212,9 +225,12 @@ func (y *yard) keeper() *pipeline.Keeper {
 			y.t.Fatal(err)
 		}
 		port[member] = repositoryPort{repo}
-		if y.backend == "GHCR" {
+		switch y.backend {
+		case "GHCR":
 			k.Shelves[member] = api.Shelf(member, repo)
-		} else {
+		case "another":
+			k.Shelves[member] = registry.NewShelf(repo, nil)
+		default:
 			k.Shelves[member] = registry.NewShelf(repo, y.embedded)
 		}
 	}
