@@ -13,7 +13,7 @@ import (
 // The wiring of the ports, for tests that release without a builder.
 
 func NewRegistryPort(client *registry.Client, members []string) (pipeline.Registry, error) {
-	return newRegistryPort(client, members)
+	return verify.Connect(client, members)
 }
 
 func NewLayoutPort(l *registry.Layout) pipeline.Layout { return layoutPort{l} }

@@ -12,6 +12,7 @@ import (
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/verify"
 )
 
 // history says who served what, when and why, from the ledger alone: the chain of its documents is
@@ -69,7 +70,7 @@ func (w *workshop) tellSigned(ctx context.Context, head release.Head) {
 		return
 	}
 	about := fmt.Sprintf("generation %d", head.Document.Generation)
-	repositories, err := newRegistryPort(w.client, w.fam.Members())
+	repositories, err := verify.Connect(w.client, w.fam.Members())
 	signed := false
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, signaturePatience)

@@ -16,6 +16,7 @@ import (
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/retention"
+	"github.com/containai/containai/mage/verify"
 )
 
 // openKeeper opens what prune and its undoing need. It takes the state's lock, because the journal
@@ -38,7 +39,7 @@ func (w *workshop) keeper(ctx context.Context) (*pipeline.Keeper, error) {
 	if err != nil {
 		return nil, err
 	}
-	repositories, err := newRegistryPort(w.client, w.fam.Members())
+	repositories, err := verify.Connect(w.client, w.fam.Members())
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/containai/containai/mage/internal/source"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/verify"
 )
 
 // session is one run of a command: the environment, and what was opened so far. Nothing is
@@ -160,7 +161,7 @@ func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.P
 	if err != nil {
 		return nil, err
 	}
-	repositories, err := newRegistryPort(w.client, w.fam.Members())
+	repositories, err := verify.Connect(w.client, w.fam.Members())
 	if err != nil {
 		return nil, err
 	}

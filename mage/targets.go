@@ -8,6 +8,7 @@
 package mage
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/magefile/mage/mg"
@@ -184,7 +185,7 @@ type Verify mg.Namespace
 // Channel verifies everything a channel serves: signatures, provenance, SBOMs, lineage, tags.
 // -allowRollback=REASON accepts an older channels document than was seen before, once.
 func (Verify) Channel(ctx context.Context, name string, allowRollback *string, json *bool) error {
-	return run(ctx, output(json), verifyChannelAfter(name, text(allowRollback)))
+	return run(ctx, output(json), verifyChannel(name, text(allowRollback)))
 }
 
 // Image verifies one image, named as NAME:TAG or NAME@sha256:…
@@ -195,6 +196,16 @@ func (Verify) Image(ctx context.Context, ref string, json *bool) error {
 // SBOM verifies an image's SBOM and prints what is in it. -against=REF prints what changed since.
 func (Verify) SBOM(ctx context.Context, ref string, against *string, json *bool) error {
 	return run(ctx, output(json), verifySBOM(ref, text(against)))
+}
+
+// Export writes the evidence of all channels, or of -channel=, into the file -out= (evidence.tar).
+func (Verify) Export(ctx context.Context, channel, out *string, json *bool) error {
+	return run(ctx, output(json), verifyExport(text(channel), cmp.Or(text(out), "evidence.tar")))
+}
+
+// Offline verifies an evidence file, without a network.
+func (Verify) Offline(ctx context.Context, file string, json *bool) error {
+	return run(ctx, output(json), verifyOffline(file))
 }
 
 // Local is the embedded default.

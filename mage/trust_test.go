@@ -4,10 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
-	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/sigstore"
@@ -80,24 +78,6 @@ func TestWhatGitHubKeepsIsAskedForWhereGitHubSigns(t *testing.T) {
 	}
 	if s, err := a.elsewhere(a.policy(f, "dev", true)); s != nil || err != nil {
 		t.Errorf("elsewhere of this machine's releases = %v, %v", s, err)
-	}
-}
-
-func TestFindingsSayByWhichDatabase(t *testing.T) {
-	text := findingsText([]evidence.Report{
-		{Cell: evidence.Cell{Image: "tiny", Platform: "linux/amd64"}, Vulnerabilities: evidence.Scanned, Database: "2 of 2026-11-20", Findings: []evidence.Finding{
-			{Kind: evidence.Vulnerability, ID: "CVE-2026-1", Severity: "HIGH", Package: "zlib", Version: "1.2", FixedIn: "1.3"},
-			{Kind: evidence.Secret, ID: "aws", Severity: "CRITICAL", Path: "/etc/\x1b[2Jkey"},
-		}},
-		{Cell: evidence.Cell{Image: "tiny", Platform: "linux/arm64"}, Vulnerabilities: evidence.NotScanned, Reason: "no database"},
-	})
-	for _, want := range []string{"linux/amd64: 2 findings", "2 of 2026-11-20", "CVE-2026-1", "1.3", "linux/arm64: 0 findings", "NOT SCANNED: no database"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("%q is not in\n%s", want, text)
-		}
-	}
-	if strings.Contains(text, "\x1b") || !strings.Contains(findingsText(nil), "not known") {
-		t.Errorf("printed %q and %q", text, findingsText(nil))
 	}
 }
 

@@ -94,14 +94,20 @@ func releaseChecks() []channelCheck {
 // It fails with fault.Unverified when evidence is missing, fault.Forged when something does not
 // match, fault.Refused when the policy says no to what is genuine: expired, replayed, denied.
 func (v *Verifier) Channel(ctx context.Context, name string, now time.Time) (Result, error) {
+	w, err := v.walk(ctx, name, now, releaseChecks())
+	return *w.result, err
+}
+
+// walk goes from the tag to the record, and makes these checks of the record.
+func (v *Verifier) walk(ctx context.Context, name string, now time.Time, last []channelCheck) (*walk, error) {
 	ctx, cancel := v.patiently(ctx)
 	defer cancel()
 	w := &walk{Verifier: v, channel: name, now: now, result: &Result{Subject: "channel " + name}}
-	err := w.run(ctx)
+	err := w.run(ctx, last)
 	if err == nil {
 		err = w.result.closed()
 	}
-	return *w.result, arrived(err)
+	return w, arrived(err)
 }
 
 // Offered names the channels that the registry, or an evidence file, shows in full: what there is to
@@ -132,14 +138,14 @@ func (v *Verifier) Offered(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-func (w *walk) run(ctx context.Context) error {
+func (w *walk) run(ctx context.Context, last []channelCheck) error {
 	for _, stage := range []struct {
 		read   func(context.Context) error
 		checks []channelCheck
 	}{
 		{w.find, entryChecks()},
 		{w.readDocument, channelChecks()},
-		{w.readRecord, releaseChecks()},
+		{w.readRecord, last},
 	} {
 		if err := stage.read(ctx); err != nil {
 			return err
