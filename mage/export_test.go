@@ -1,10 +1,15 @@
 package mage
 
 import (
+	"context"
+	"os"
+	"path/filepath"
+
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/verify"
@@ -27,4 +32,20 @@ type onlySigner struct{ *trustPort }
 
 func (o onlySigner) VerifyMover(bundle []byte, subject digest.Digest, _ string) (evidence.Statement, error) {
 	return o.Verify(bundle, subject, "")
+}
+
+// NewPacker packs what lies in a directory, with the verifiers of this library.
+func NewPacker(root, familyFile, dist, public string, layout graph.Store) pipeline.Packer {
+	return packer{root: root, familyFile: familyFile, dist: dist, public: public, loopback: true, layout: layout,
+		verifier: func(ctx context.Context, platform string) (string, error) {
+			library, err := filepath.Abs("..")
+			if err != nil {
+				return "", err
+			}
+			cache, err := os.UserCacheDir()
+			if err != nil {
+				return "", err
+			}
+			return verifierProgram(library, platform).Build(ctx, filepath.Join(cache, "containai", "programs"), nil)
+		}}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/pack"
+	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -26,35 +27,48 @@ const installScript = "install.sh"
 
 // packer makes payload and installer from the family's directories into a layout.
 type packer struct {
-	root   string // directory of the family file
-	dist   string // receives the staged payload tree and the packed files
-	public string // host[:port]/owner that profile.env names
-	layout graph.Store
+	root        string // directory of the family file
+	familyFile  string // the file itself
+	dist        string // receives the staged payload tree and the packed files
+	public      string // host[:port]/owner that profile.env and the installer name
+	loopback    bool   // which is on this machine
+	authorities authorities
+	layout      graph.Store
+	verifier    func(ctx context.Context, platform string) (file string, err error)
 }
 
-// Pack makes the artifacts that pin the images and returns their manifests.
-func (p packer) Pack(ctx context.Context, plan release.Plan, images map[string]release.Image) (map[string]graph.Node, error) {
-	out := map[string]graph.Node{}
+// Pack makes the artifacts that pin the images.
+func (p packer) Pack(ctx context.Context, plan release.Plan, images map[string]release.Image) (pipeline.Packed, error) {
+	out := pipeline.Packed{Artifacts: map[string]graph.Node{}}
 	for _, name := range plan.Family.ArtifactNames() {
-		artifact := plan.Family.Artifacts[name]
-		file := filepath.Join(p.dist, fileName(name, artifact.Kind))
+		kind := plan.Family.Artifacts[name].Kind
+		file := filepath.Join(p.dist, fileName(name, kind))
 		var err error
-		switch artifact.Kind {
+		switch kind {
 		case family.Payload:
-			err = p.payload(ctx, name, file, plan, images)
+			out.Artifacts[name], err = p.packPayload(ctx, name, file, plan, images)
 		case family.Installer:
-			err = copyFile(filepath.Join(p.root, artifact.Path, installScript), file)
-		case family.Metadata:
-			continue // made when a channel moves
+			out.Artifacts[name], out.Verifiers, err = p.packInstaller(ctx, name, file, plan)
+		case family.Metadata: // made when a channel moves
 		}
 		if err != nil {
-			return nil, err
-		}
-		if out[name], err = p.push(ctx, artifact.Kind, file); err != nil {
-			return nil, err
+			return pipeline.Packed{}, err
 		}
 	}
 	return out, nil
+}
+
+// packPayload packs the payload into a file, and puts the artifact's manifest over it.
+func (p packer) packPayload(ctx context.Context, name, file string, plan release.Plan, images map[string]release.Image) (graph.Node, error) {
+	if err := p.payload(ctx, name, file, plan, images); err != nil {
+		return graph.Node{}, err
+	}
+	artifactType, layerType := family.Payload.Types()
+	layer, err := p.store(ctx, layerType, file)
+	if err != nil {
+		return graph.Node{}, err
+	}
+	return graph.PackArtifact(ctx, p.layout, artifactType, []graph.Node{layer}, nil)
 }
 
 // payload stages the tree with profile.env and SHA256SUMS, where the inspection finds it, and
@@ -87,9 +101,8 @@ func (p packer) payload(ctx context.Context, name, file string, plan release.Pla
 	return replaceFile(file, func(w io.Writer) error { return pack.Pack(ctx, w, root.FS(), options) })
 }
 
-// push streams a packed file into the layout and puts the artifact's manifest over it.
-func (p packer) push(ctx context.Context, kind family.Kind, file string) (graph.Node, error) {
-	artifactType, layerType := kind.Types()
+// store streams a file into the layout and returns the layer it makes.
+func (p packer) store(ctx context.Context, mediaType, file string) (graph.Node, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return graph.Node{}, fault.Wrap(err, fault.Environment, "reading", file)
@@ -103,16 +116,13 @@ func (p packer) push(ctx context.Context, kind family.Kind, file string) (graph.
 	if err != nil {
 		return graph.Node{}, fault.Wrap(err, fault.Environment, "reading", file)
 	}
-	layer := graph.Node{MediaType: layerType, Digest: hash.Digest(), Size: size}
+	layer := graph.Node{MediaType: mediaType, Digest: hash.Digest(), Size: size}
 	there, err := p.layout.Exists(ctx, layer)
 	if err == nil && !there {
 		err = p.layout.Push(ctx, layer, f)
 	}
-	if err != nil {
-		return graph.Node{}, err
-	}
 	layer.Annotations = map[string]string{ocispec.AnnotationTitle: filepath.Base(file)}
-	return graph.PackArtifact(ctx, p.layout, artifactType, []graph.Node{layer}, nil)
+	return layer, err
 }
 
 // stage is where the tree of a payload is put together.
@@ -126,15 +136,6 @@ func fileName(name string, kind family.Kind) string {
 		return name + ".sh"
 	}
 	return name + ".json"
-}
-
-func copyFile(from, to string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return fault.Wrap(err, fault.Invalid, "reading", from)
-	}
-	defer f.Close()
-	return writeFile(to, f)
 }
 
 func writeFile(path string, content io.Reader) error {

@@ -172,7 +172,10 @@ func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.P
 	if err := w.progress.record(d.path("events.jsonl")); err != nil {
 		return nil, err
 	}
-	pack := packer{root: w.root, dist: d.dir, public: w.public, layout: layout}
+	pack := packer{
+		root: w.root, familyFile: w.env.family, dist: d.dir, public: w.public, loopback: w.loopback(),
+		authorities: readAuthorities(), layout: layout, verifier: w.buildVerifier,
+	}
 	trust := &trustPort{workshop: w}
 	return &pipeline.Pipeline{
 		Family: w.fam, Layout: layoutPort{layout}, Packer: pack, Dist: d,

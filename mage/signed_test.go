@@ -263,8 +263,8 @@ func (maker) Smoke(context.Context, string, graph.Node, []family.Smoke) ([]evide
 	return nil, nil // the family has no smoke tests
 }
 
-func (m maker) Pack(ctx context.Context, p release.Plan, images map[string]release.Image) (map[string]graph.Node, error) {
-	out := map[string]graph.Node{}
+func (m maker) Pack(ctx context.Context, p release.Plan, images map[string]release.Image) (pipeline.Packed, error) {
+	out := pipeline.Packed{Artifacts: map[string]graph.Node{}}
 	for name, artifact := range p.Family.Artifacts {
 		if artifact.Kind == family.Metadata {
 			continue
@@ -272,10 +272,10 @@ func (m maker) Pack(ctx context.Context, p release.Plan, images map[string]relea
 		artifactType, layerType := artifact.Kind.Types()
 		layer, err := graph.PushBytes(ctx, m.layout, layerType, append(release.Profile("localhost/widget", p.Family.Name, p.Source, images), name...))
 		if err != nil {
-			return nil, err
+			return out, err
 		}
-		if out[name], err = graph.PackArtifact(ctx, m.layout, artifactType, []graph.Node{layer}, nil); err != nil {
-			return nil, err
+		if out.Artifacts[name], err = graph.PackArtifact(ctx, m.layout, artifactType, []graph.Node{layer}, nil); err != nil {
+			return out, err
 		}
 	}
 	return out, nil

@@ -1,61 +1,68 @@
 #!/bin/sh
 # Installs ContainAI's host tools from an OCI registry, and takes them back.
 #
-# A channel's name leads to the channels document, the document to the payload's manifest, the
-# manifest to its archive, the archive to its files: each is fetched by the digest that the one
-# before it names, and nothing is used before its digest was checked. What this script does not
-# check is the document's signature; `mage verify:channel NAME` does, and it says so when it ends.
+# This script was packed by a release, which put into it the digest of a verifier for each processor
+# and the family file: whose signatures count, and for what. It fetches the verifier by that digest,
+# and the verifier does the rest: it follows the channel from the signed channels document to the
+# record and the payload, checks the signature and the provenance of each against that policy, and
+# only then unpacks. There is no option that leaves a check out.
 #
-# Needs a POSIX shell, curl, tar, gzip, sha256sum, awk. Needs no login and no root. Runs nothing
-# of what it installs. Everything lives below one directory:
+# Needs a POSIX shell, curl and sha256sum. Needs no login and no root. Of what it fetches it runs
+# the verifier alone. Everything lives below one directory:
 #
-#   versions/<sha256 of the payload's manifest>/   one installed payload each
+#   versions/<digest of the payload's manifest>/   one installed payload each
 #   current, previous                              links to two of them, switched by rename
-#   install.sh, state                              this script as the channel serves it; where from
+#   install.sh, verifier, trusted_root.json        for the next time
+#   seen/, state                                   the newest channels document; where from
 set -eu
 umask 022
 export LC_ALL=C
+
+# A release replaces the lines between these marks by its own; with these ones, as they lie in the
+# repository, this script installs nothing.
+#@begin
+default_registry='' family='' artifact='' verifier_amd64='' verifier_arm64='' needs_root=no
+family_file() { :; }
+policy_file() { :; }
+root_file() { :; }
+#@end
 
 usage() {
 	cat <<END
 usage: install.sh [option…]
   --channel NAME     dev, nightly or prod (default: the installed one, or prod)
-  --registry HOST/OWNER   default: the installed one, or ghcr.io/containai
+  --registry HOST/OWNER   default: the installed one, or ${default_registry:-none}
   --prefix DIR       default: \$XDG_DATA_HOME/containai or ~/.local/share/containai
   --bin DIR          where the commands are linked (default: ~/.local/bin)
-  --family NAME      the family's name (default: containai)
-  --allow-older      accept a channels document older than the last one seen
+  --trusted-root FILE     where releases are signed by a Sigstore without a public root; kept for updates
   --rollback         switch back to the version before, without a network
   --status           say what is installed
   --uninstall        remove everything that was installed
-  --version          print this script's version
+  --version          print this script's version, and the verifiers it trusts
 END
 }
 
-version=1.0.0
+version=2.0.0
 
-# Limits on everything that comes from outside, in KiB.
-limit_manifest=256
-limit_archive=16384
-limit_files=65536
+# Limit of the verifier, in KiB.
+limit_verifier=40960
 
 main() {
-	work='' action=install channel='' registry='' family=containai older=no
-	prefix=${XDG_DATA_HOME:-${HOME:?}/.local/share}/containai bin=${HOME:?}/.local/bin
+	work='' action=install channel='' registry='' root=''
+	prefix=${XDG_DATA_HOME:-${HOME:?}/.local/share}/containai bin=''
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--channel | --registry | --prefix | --bin | --family)
+		--channel | --registry | --prefix | --bin | --trusted-root)
 			[ $# -gt 1 ] || die 10 "$1 needs a value"
 			case $1 in
 			--channel) channel=$2 ;;
 			--registry) registry=$2 ;;
 			--prefix) prefix=$2 ;;
 			--bin) bin=$2 ;;
-			--family) family=$2 ;;
+			--trusted-root) root=$2 ;;
 			esac
 			shift
 			;;
-		--allow-older) older=yes ;;
 		--rollback) action=rollback ;;
 		--status) action=status ;;
 		--uninstall) action=uninstall ;;
@@ -65,12 +72,14 @@ main() {
 		esac
 		shift
 	done
+	: "${bin:=$(recorded bin)}" "${bin:=${HOME:?}/.local/bin}"
 	case $prefix$bin in
 	*[[:cntrl:]]*) die 10 "a directory's name has control characters" ;;
 	esac
 	case $prefix in /?*) ;; *) die 10 "--prefix must be an absolute path" ;; esac
+	case $bin in /?*) ;; *) die 10 "--bin must be an absolute path" ;; esac
 	case $action in
-	version) echo "install.sh $version" ;;
+	version) printf 'install.sh %s\nverifier amd64 %s\nverifier arm64 %s\n' "$version" "$verifier_amd64" "$verifier_arm64" ;;
 	*) "$action" ;;
 	esac
 }
@@ -78,41 +87,32 @@ main() {
 # --- what a person asks for ---------------------------------------------------------------------
 
 install() {
-	for tool in curl tar gzip sha256sum awk readlink mktemp; do
+	[ -n "$family" ] || die 11 "this is the source of an installer: take the one that a release packed"
+	for tool in curl sha256sum readlink mktemp; do
 		command -v "$tool" >/dev/null || die 11 "$tool is not installed"
 	done
 	: "${channel:=$(recorded channel)}" "${registry:=$(recorded registry)}"
-	: "${channel:=prod}" "${registry:=ghcr.io/containai}"
+	: "${channel:=prod}" "${registry:=$default_registry}"
 	matches "$channel" '[a-z0-9]+(-[a-z0-9]+)*' || die 10 "not a channel: $channel"
-	matches "$family" '[a-z0-9]+(-[a-z0-9]+)*' || die 10 "not a family: $family"
-	matches "$registry" '[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+|\[::1\](:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+' ||
+	matches "$registry" '([A-Za-z0-9.-]+|\[::1\])(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+' ||
 		die 10 "not host[:port]/owner: $registry"
 	choose_scheme
-	if ! mkdir -p "$prefix/versions" || ! : >"$prefix/.containai"; then
-		die 11 "cannot write in $prefix"
-	fi
+	choose_verifier
+	mkdir -p "$prefix/versions" || die 11 "cannot write in $prefix"
 	lock
+	: >"$prefix/.containai" || die 11 "cannot write in $prefix"
 	work=$(mktemp -d "$prefix/.work.XXXXXX")
 
-	read_channel
-	hex=${payload#sha256:}
-	if [ -d "$prefix/versions/$hex" ] && intact "$prefix/versions/$hex"; then
-		say "already here: $payload"
-	else
-		rm -rf "$prefix/versions/$hex"
-		fetch_layer "$family-payload" "$payload" "$work/payload.tar.gz" \
-			application/vnd.containai.payload.v1 application/vnd.containai.payload.layer.v1+gzip
-		unpack "$work/payload.tar.gz" "$work/tree"
-		intact "$work/tree" || die 32 "the payload's files are not those of its SHA256SUMS"
-		mv "$work/tree" "$prefix/versions/$hex"
-	fi
-	keep_installer
-	switch "$hex"
+	take_verifier
+	verify_and_unpack
+	payload=$(told payload) commit=$(told commit) generation=$(told generation)
+	place "${payload#sha256:}"
 	record_state
+	mv -f "$work/release/install.sh" "$prefix/install.sh"
+	switch "$placed"
 	link_commands
 	tidy
 	say "installed: $channel (generation $generation, commit $commit) below $prefix/current"
-	say "digests verified along the whole chain; signature NOT verified: run mage verify:channel $channel"
 	case :$PATH: in *:"$bin":*) ;; *) say "add $bin to PATH" ;; esac
 }
 
@@ -123,15 +123,16 @@ rollback() {
 	[ "$old" != "$new" ] || die 40 "the previous version is the current one"
 	intact "$prefix/versions/$new" || die 32 "the previous version's files were changed; install again"
 	switch "$new"
-	say "rolled back to sha256:$new; the next update goes forward again"
+	link_commands
+	say "rolled back to $new; the next update goes forward again"
 }
 
 status() {
 	[ -e "$prefix/current/" ] || die 31 "nothing is installed in $prefix"
-	echo "channel     $(recorded channel) of $(recorded registry), generation $(recorded generation)"
+	echo "channel     $(recorded channel) of $(recorded registry)"
 	echo "commit      $(sed -n 's/^CONTAINAI_COMMIT=//p' "$prefix/current/profile.env")"
-	echo "payload     sha256:$(target current)"
-	[ ! -e "$prefix/previous/" ] || echo "previous    sha256:$(target previous)"
+	echo "payload     $(target current)"
+	[ ! -e "$prefix/previous/" ] || echo "previous    $(target previous)"
 	intact "$prefix/current" || die 32 "installed files were changed: install again"
 	echo "files       as in SHA256SUMS"
 }
@@ -139,87 +140,81 @@ status() {
 uninstall() {
 	[ -e "$prefix/.containai" ] || die 31 "nothing is installed in $prefix"
 	lock
-	for link in "$bin"/containai*; do
-		case $(readlink "$link" || true) in "$prefix/current/bin/"*) rm "$link" ;; esac
-	done
-	rm -rf "$prefix/versions" "$prefix/current" "$prefix/previous" "$prefix/state" "$prefix/install.sh" "$prefix/.containai"
+	unlink_commands all
+	rm -rf "$prefix/current" "$prefix/previous" "$prefix/versions" "$prefix/seen" "$prefix/state" \
+		"$prefix/install.sh" "$prefix/verifier" "$prefix/trusted_root.json" "$prefix/.containai"
 	say "removed from $prefix; settings and sessions of agents are kept elsewhere and stay"
 }
 
-# --- from a channel's name to files -------------------------------------------------------------
+# --- what is fetched ----------------------------------------------------------------------------
 
-# read_channel sets payload, installer (digests), commit and generation from the channels document.
-read_channel() {
-	fetch "$family-metadata" manifests/channels "$work/document.manifest" $limit_manifest
-	layer_of "$work/document.manifest" application/vnd.containai.metadata.v1+json application/json
-	fetch_digest "$family-metadata" "blobs/$layer" "$layer" "$work/document" $limit_manifest
-	json "$work/document" >"$work/document.flat" || die 32 "the channels document is not valid JSON"
-
-	[ "$(field document /schema)" = 1 ] || die 32 "a channels document of another schema; get a newer install.sh"
-	[ "$(field document /family)" = "$family" ] || die 32 "the channels document is another family's"
-	generation=$(field document /generation)
-	matches "$generation" '[1-9][0-9]{0,17}' || die 32 "the channels document has no generation"
-	fresh "$(field document /expires)"
-	seen=0
-	[ "$registry" != "$(recorded registry)" ] || seen=$(recorded generation)
-	[ "$generation" -ge "${seen:-0}" ] || [ $older = yes ] ||
-		die 40 "the registry serves generation $generation, but $seen was seen before: updates may be withheld (--allow-older accepts it)"
-	payload=$(field document "/channels/$channel/members/$family-payload")
-	[ -n "$payload" ] || die 40 "channel $channel serves nothing; there are: $(channels)"
-	installer=$(field document "/channels/$channel/members/$family-installer")
-	commit=$(field document "/channels/$channel/commit")
-	is_digest "$payload" || die 32 "channel $channel names a payload without a digest"
-	is_digest "$installer" || die 32 "channel $channel names an installer without a digest"
-	matches "$commit" '[0-9a-f]{40}' || die 32 "channel $channel names no commit"
-	hold=$(field document "/channels/$channel/hold")
-	[ -z "$hold" ] || say "note: channel $channel is on hold: $hold"
+# choose_verifier sets verifier to the digest of this machine's.
+choose_verifier() {
+	case $(uname -s)/$(uname -m) in
+	Linux/x86_64 | Linux/amd64) verifier=$verifier_amd64 ;;
+	Linux/aarch64 | Linux/arm64) verifier=$verifier_arm64 ;;
+	*) verifier='' ;;
+	esac
+	matches "$verifier" 'sha256:[0-9a-f]{64}' || die 11 "there is no verifier for $(uname -s) on $(uname -m)"
 }
 
-channels() {
-	sed -n 's|^/channels/\([^/]*\)/commit	.*|\1|p' "$work/document.flat" | tr '\n' ' '
-}
-
-# fresh refuses a document after its expiry, so that nobody can serve an old one forever.
-fresh() {
-	matches "$1" '[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z' || die 32 "the channels document has no expiry"
-	[ "$(echo "$1" | tr -cd 0-9)" -gt "$(date -u +%Y%m%d%H%M%S)" ] ||
-		die 32 "the channels document expired at $1: the registry serves an old one, or this clock is wrong"
-}
-
-# fetch_layer MEMBER MANIFEST-DIGEST FILE ARTIFACT-TYPE LAYER-TYPE
-fetch_layer() {
-	fetch_digest "$1" "manifests/$2" "$2" "$work/manifest" $limit_manifest
-	layer_of "$work/manifest" "$4" "$5"
-	fetch_digest "$1" "blobs/$layer" "$layer" "$3" $limit_archive
-}
-
-# layer_of MANIFEST ARTIFACT-TYPE LAYER-TYPE sets layer, the digest of the manifest's only layer.
-layer_of() {
-	json "$1" >"$1.flat" || die 32 "a manifest is not valid JSON"
-	name=${1##*/}
-	[ "$(field "$name" /artifactType)" = "$2" ] || die 32 "a manifest is not of type $2"
-	[ "$(field "$name" /layers/0/mediaType)" = "$3" ] || die 32 "a layer is not of type $3"
-	[ -z "$(field "$name" /layers/1/digest)" ] || die 32 "a manifest has more than one layer"
-	layer=$(field "$name" /layers/0/digest)
-	is_digest "$layer" || die 32 "a manifest names no layer"
-}
-
-# unpack ARCHIVE DIR refuses everything but plain files and directories below DIR.
-unpack() {
-	(ulimit -f $((limit_files * 2)) && gzip -dc <"$1" >"$work/tar") || die 32 "the payload is damaged, or larger than $limit_files KiB"
-	tar -tf "$work/tar" >"$work/names" || die 32 "the payload is not a tar archive"
-	tar -tvf "$work/tar" >"$work/long" || die 32 "the payload is not a tar archive"
-	if grep -q -v '^[A-Za-z0-9._@+/-]*$' "$work/names" || grep -q -E '^/|^-|(^|/)\.\.(/|$)' "$work/names"; then
-		die 32 "the payload has a member with an unsafe name"
+# take_verifier makes $prefix/verifier the program of that digest, which is checked each time.
+take_verifier() {
+	if [ -f "$prefix/verifier" ] && [ "$(digest_of "$prefix/verifier")" = "$verifier" ]; then
+		return
 	fi
-	if grep -q -v '^[-d]' "$work/long" || [ "$(wc -l <"$work/names")" -ne "$(wc -l <"$work/long")" ]; then
-		die 32 "the payload has members that are neither files nor directories"
+	say "fetching the verifier $verifier"
+	fetch "$work/verifier"
+	got=$(digest_of "$work/verifier")
+	[ "$got" = "$verifier" ] || die 32 "the registry's verifier has the digest $got"
+	chmod 755 "$work/verifier"
+	mv -f "$work/verifier" "$prefix/verifier"
+}
+
+# verify_and_unpack leaves in $work/release what the channel serves, verified, or ends with the
+# verifier's status.
+verify_and_unpack() {
+	family_file >"$work/family.yaml"
+	set -- -family "$work/family.yaml"
+	policy_file >"$work/policy.yaml"
+	[ ! -s "$work/policy.yaml" ] || set -- "$@" -policy "$work/policy.yaml"
+	take_root
+	[ ! -s "$work/root.json" ] || set -- "$@" -trusted-root "$work/root.json"
+	"$prefix/verifier" fetch "$@" -registry "$registry" -state "$prefix/seen" "$channel" "$work/release" || exit $?
+	[ $needs_root = no ] || mv -f "$work/root.json" "$prefix/trusted_root.json"
+}
+
+# take_root writes the trusted root: the one that was packed, or, of an instance that has no public
+# one, the user's. None means the verifier's own.
+take_root() {
+	root_file >"$work/root.json"
+	if [ $needs_root = no ]; then
+		[ -z "$root" ] || die 10 "this installer needs no --trusted-root"
+		return
 	fi
-	mkdir "$2"
-	tar -xof "$work/tar" -C "$2" || die 11 "cannot unpack the payload"
-	rm "$work/tar"
-	[ -z "$(find "$2" ! -type f ! -type d)" ] || die 32 "the payload has members that are neither files nor directories"
-	chmod -R u+rwX,go+rX,go-w,-s "$2"
+	: "${root:=$prefix/trusted_root.json}"
+	[ -f "$root" ] || die 11 "these releases were signed by a Sigstore of their own: --trusted-root FILE, its trusted_root.json"
+	cat "$root" >"$work/root.json"
+}
+
+# told KEY prints what the verifier says about the release.
+told() { sed -n "s|^$1=||p" "$work/release/verified"; }
+
+# --- the directory ------------------------------------------------------------------------------
+
+# place puts the payload below versions/ and sets placed to its name there. What is there already
+# and whole stays; what was changed stays too, beside it, because it may be the current version.
+place() {
+	placed=$1 again=1
+	while [ -e "$prefix/versions/$placed" ]; do
+		if intact "$prefix/versions/$placed"; then
+			say "already here: $placed"
+			return
+		fi
+		again=$((again + 1)) placed=$1.$again
+	done
+	intact "$work/release/payload" || die 32 "the payload's files are not those of its SHA256SUMS"
+	mv "$work/release/payload" "$prefix/versions/$placed"
 }
 
 # intact DIR: its files are exactly those of its SHA256SUMS, with their content.
@@ -232,17 +227,7 @@ intact() {
 	)
 }
 
-# --- the directory ------------------------------------------------------------------------------
-
-# keep_installer stores this script as the channel serves it, for containai-update.
-keep_installer() {
-	fetch_layer "$family-installer" "$installer" "$work/install.sh" \
-		application/vnd.containai.installer.v1 application/vnd.containai.installer.v1+sh
-	chmod 755 "$work/install.sh"
-	mv -f "$work/install.sh" "$prefix/install.sh"
-}
-
-# switch HEX makes a version current and the one it replaces previous. Each link is replaced by
+# switch NAME makes a version current and the one it replaces previous. Each link is replaced by
 # one rename: whoever looks sees the old version or the new one.
 switch() {
 	old=$(target current)
@@ -254,7 +239,7 @@ switch() {
 relink() {
 	rm -f "$prefix/.new.$2"
 	ln -s "$1" "$prefix/.new.$2"
-	mv -fT "$prefix/.new.$2" "$prefix/$2" 2>/dev/null || mv -fh "$prefix/.new.$2" "$prefix/$2"
+	mv -fT "$prefix/.new.$2" "$prefix/$2"
 }
 
 target() {
@@ -263,8 +248,8 @@ target() {
 }
 
 record_state() {
-	printf '%s\n' "registry=$registry" "channel=$channel" "family=$family" "generation=$generation" "bin=$bin" >"$prefix/.state"
-	mv -f "$prefix/.state" "$prefix/state"
+	printf '%s\n' "registry=$registry" "channel=$channel" "bin=$bin" >"$work/state"
+	mv -f "$work/state" "$prefix/state"
 }
 
 # recorded KEY prints what the last installation noted.
@@ -272,18 +257,29 @@ recorded() {
 	[ ! -f "$prefix/state" ] || sed -n "s|^$1=||p" "$prefix/state"
 }
 
-# link_commands links every command of the payload through `current`, so that links never change.
+# link_commands links every command of the payload through `current`, so that links never change,
+# and takes back the links of commands that are gone.
 link_commands() {
 	mkdir -p "$bin"
 	for command in "$prefix/current/bin/"*; do
 		link=$bin/${command##*/}
-		leads=$(readlink "$link" || true)
-		if [ -e "$link" ] && [ "$leads" != "$command" ]; then
-			say "note: $link is yours and stays; run $command"
+		if [ "$(readlink "$link" || true)" = "$command" ]; then
 			continue
+		elif [ -e "$link" ] || [ -L "$link" ]; then
+			say "note: $link is yours and stays; run $command"
+		else
+			ln -s "$command" "$link"
 		fi
-		rm -f "$link"
-		ln -s "$command" "$link"
+	done
+	unlink_commands gone
+}
+
+# unlink_commands all|gone removes links that this script made.
+unlink_commands() {
+	for link in "$bin"/*; do
+		case $(readlink "$link" || true) in
+		"$prefix/current/bin/"*) if [ "$1" = all ] || [ ! -e "$link" ]; then rm -f "$link"; fi ;;
+		esac
 	done
 }
 
@@ -305,7 +301,7 @@ lock() {
 		[ -n "$holder" ] || die 11 "cannot write in $prefix"
 		! kill -0 "$holder" 2>/dev/null || die 40 "another installer (process $holder) is at work"
 		mv "$prefix/.lock" "$prefix/.stale.$$" 2>/dev/null || true
-		rm -rf "$prefix/.stale.$$" "$prefix/.work."*
+		rm -rf "$prefix/.stale."* "$prefix/.work."*
 	done
 	trap unlock EXIT
 	trap 'exit 130' INT TERM HUP
@@ -329,122 +325,56 @@ choose_scheme() {
 	fi
 }
 
-# fetch_digest REPOSITORY PATH DIGEST FILE KIB
-fetch_digest() {
-	fetch "$1" "$2" "$4" "$5"
-	got=sha256:$(sha256sum <"$4" | cut -d ' ' -f 1)
-	[ "$got" = "$3" ] || die 32 "$1/$2 has the digest $got"
-}
-
-# fetch REPOSITORY PATH FILE KIB, with an anonymous token if the registry asks for one.
+# fetch FILE gets the verifier's blob, with an anonymous token if the registry asks for one.
 fetch() {
-	auth=$work/auth.$1
-	[ -f "$auth" ] || : >"$auth"
-	code=$(request "$1" "$2" "$3" "$4" "$auth")
-	if [ "$code" = 401 ] && [ ! -s "$auth" ]; then
-		authorize "$1" "$auth"
-		code=$(request "$1" "$2" "$3" "$4" "$auth")
+	: >"$work/auth"
+	code=$(request "$1")
+	if [ "$code" = 401 ]; then
+		authorize
+		code=$(request "$1")
 	fi
 	case $code in
 	200) ;;
-	401 | 403) die 11 "$registry/$1 is not public (HTTP $code)" ;;
-	404) die 31 "$registry/$1 has no $2" ;;
-	*) die 50 "$scheme://$host answered $code for $1/$2; running this again is safe" ;;
+	401 | 403) die 11 "$registry/$artifact is not public (HTTP $code)" ;;
+	404) die 31 "$registry/$artifact does not have the verifier $verifier: take a newer install.sh" ;;
+	*) die 50 "$scheme://$host answered $code; running this again is safe" ;;
 	esac
 }
 
+# request FILE prints the status. A redirection leaves the token behind: curl sees to that.
 request() {
 	(
-		ulimit -f $(($4 * 2))
-		curl --silent --show-error --location --max-redirs 3 --proto "=$scheme" --proto-redir "=$scheme" --connect-timeout 20 --max-time 600 \
-			--retry 3 --max-filesize $(($4 * 1024)) --header "@$5" \
-			--header 'Accept: application/vnd.oci.image.manifest.v1+json' \
-			--dump-header "$work/headers" --output "$3" --write-out '%{http_code}' "$scheme://$host/v2/$owner/$1/$2"
-	) || die 50 "cannot fetch $1/$2 from $scheme://$host, or it has more than $4 KiB; running this again is safe"
+		ulimit -f $((limit_verifier * 2))
+		curl --silent --show-error --location --max-redirs 3 --proto "=$scheme" --proto-redir "=$scheme" \
+			--connect-timeout 20 --max-time 600 --retry 3 --max-filesize $((limit_verifier * 1024)) --header "@$work/auth" \
+			--dump-header "$work/headers" --output "$1" --write-out '%{http_code}' "$scheme://$host/v2/$owner/$artifact/blobs/$verifier"
+	) || die 50 "cannot fetch the verifier from $scheme://$host; running this again is safe"
 }
 
-# authorize REPOSITORY FILE follows the registry's challenge; there is no password to send.
+# authorize follows the registry's challenge; there is no password to send.
 authorize() {
-	challenge=$(tr -d '\r' <"$work/headers" | sed -n 's/^[Ww][Ww][Ww]-[Aa]uthenticate: *[Bb]earer //p' | tail -n 1)
+	challenge=$(tr -d '\r' <"$work/headers" | sed -n 's/^[Ww][Ww][Ww]-[Aa]uthenticate: *[Bb]earer //p' | sed -n '$p')
 	realm=$(echo "$challenge" | sed -n 's/.*realm="\([^"]*\)".*/\1/p')
 	service=$(echo "$challenge" | sed -n 's/.*service="\([^"]*\)".*/\1/p')
-	matches "$realm" "$scheme"'://[A-Za-z0-9.:/_-]+' || die 11 "$host asks for a login this script does not know"
+	matches "$realm" "$scheme"'://[A-Za-z0-9.:/_-]+' || die 11 "$host asks for a login that this script does not know"
 	(
-		ulimit -f $((limit_manifest * 2))
+		ulimit -f 512
 		curl --silent --show-error --fail --get --proto "=$scheme" --connect-timeout 20 --max-time 60 --retry 3 \
-			--data-urlencode "service=$service" --data-urlencode "scope=repository:$owner/$1:pull" \
+			--data-urlencode "service=$service" --data-urlencode "scope=repository:$owner/$artifact:pull" \
 			--output "$work/token" "$realm"
-	) || die 11 "$registry/$1 is not public: no anonymous token"
-	json "$work/token" >"$work/token.flat" || die 50 "$realm answered with something else than a token"
-	token=$(field token /token)
-	: "${token:=$(field token /access_token)}"
-	matches "$token" '[A-Za-z0-9._~+/=-]+' || die 50 "$realm answered without a token"
-	echo "Authorization: Bearer $token" >"$2"
-}
-
-# --- JSON ---------------------------------------------------------------------------------------
-
-# json FILE prints a document as lines of JSON pointer, tab, value. It refuses what is not JSON,
-# duplicate keys, keys with escapes, control characters, more than 32 levels. Strings stay escaped.
-json() {
-	[ "$(tr -d '\11\12\15\40-\176\200-\377' <"$1" | wc -c)" -eq 0 ] || return 1
-	awk '
-	{ text = text $0 "\n" }
-	END { value("", 0); space(); if (text != "") fail() }
-
-	function fail() { exit 1 }
-	function space() { sub(/^[ \t\r\n]+/, "", text) }
-	function next_is(c) { space(); return substr(text, 1, 1) == c }
-	function take(c) { if (!next_is(c)) fail(); text = substr(text, 2) }
-	function string(  s) {
-		space()
-		if (!match(text, /^"([^"\\\t\r\n]|\\["\\\/bfnrtu])*"/)) fail()
-		s = substr(text, 2, RLENGTH - 2)
-		text = substr(text, RLENGTH + 1)
-		return s
-	}
-	function value(path, depth,  key, n) {
-		if (depth > 32) fail()
-		if (next_is("{")) {
-			take("{")
-			if (!next_is("}")) do {
-				if (n++) take(",")
-				key = string()
-				if (key ~ /\\/) fail()
-				gsub(/~/, "~0", key)
-				gsub(/\//, "~1", key)
-				key = path "/" key
-				if (key in seen) fail()
-				seen[key] = 1
-				take(":")
-				value(key, depth + 1)
-			} while (next_is(","))
-			take("}")
-		} else if (next_is("[")) {
-			take("[")
-			n = 0
-			if (!next_is("]")) do {
-				if (n) take(",")
-				value(path "/" n++, depth + 1)
-			} while (next_is(","))
-			take("]")
-		} else if (next_is("\"")) {
-			print path "\t" string()
-		} else if (match(text, /^(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null)/)) {
-			print path "\t" substr(text, 1, RLENGTH)
-			text = substr(text, RLENGTH + 1)
-		} else fail()
-	}' "$1"
-}
-
-# field NAME POINTER prints a value of $work/NAME.flat, or nothing.
-field() {
-	awk -F '\t' -v pointer="$2" '$1 == pointer { print $2 }' "$work/$1.flat"
+	) || die 11 "$registry/$artifact is not public: no anonymous token"
+	# The token's alphabet has no quote, so the first quote behind it ends it.
+	token=$(tr -d '\n' <"$work/token" | sed -n 's/.*"\(access_\)\{0,1\}token" *: *"\([A-Za-z0-9._~+\/=-]*\)".*/\2/p')
+	[ -n "$token" ] || die 50 "$realm answered without a token"
+	echo "Authorization: Bearer $token" >"$work/auth"
 }
 
 # --- small things -------------------------------------------------------------------------------
 
-is_digest() { matches "$1" 'sha256:[0-9a-f]{64}'; }
+digest_of() {
+	sum=$(sha256sum <"$1")
+	echo "sha256:${sum%% *}"
+}
 
 # matches TEXT PATTERN: the whole of a one-line text matches an extended regular expression.
 matches() {

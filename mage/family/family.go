@@ -79,6 +79,10 @@ func (k Kind) Types() (artifact, layer string) {
 	return "", ""
 }
 
+// VerifierType is the media type of a verifier, which is a layer of the installer: a static program for
+// one platform, which an annotation names.
+const VerifierType = "application/vnd.containai.verifier.v1"
+
 // Channel is a named line of releases and what may enter it.
 type Channel struct {
 	Gate     Gate

@@ -21,14 +21,14 @@ func (p *Pipeline) Build(ctx context.Context, plan release.Plan) (release.Built,
 	if err != nil {
 		return release.Built{}, err
 	}
-	artifacts, err := p.Packer.Pack(ctx, plan, images.Images)
+	packed, err := p.Packer.Pack(ctx, plan, images.Images)
 	if err != nil {
 		return release.Built{}, err
 	}
 	materials := slices.SortedFunc(slices.Values(images.Materials), func(a, b evidence.Material) int { return strings.Compare(a.Name, b.Name) })
 	record := release.Record{
 		Schema: 1, Family: plan.Family.Name, Source: plan.Source,
-		Images: images.Images, Artifacts: artifacts,
+		Images: images.Images, Artifacts: packed.Artifacts, Verifiers: packed.Verifiers,
 		Materials: materials, Tools: images.Tools, LocalBase: images.LocalBase,
 	}
 	return release.Built{Plan: plan, Record: record}, p.Dist.WriteRecord(record)

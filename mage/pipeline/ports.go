@@ -47,7 +47,13 @@ type Images struct {
 
 // Packer makes the payload and the installer, which pin the images, into the layout.
 type Packer interface {
-	Pack(ctx context.Context, p release.Plan, images map[string]release.Image) (map[string]graph.Node, error)
+	Pack(ctx context.Context, p release.Plan, images map[string]release.Image) (Packed, error)
+}
+
+// Packed is what a packer made, and what it put into the installer.
+type Packed struct {
+	Artifacts map[string]graph.Node
+	Verifiers []evidence.Material
 }
 
 // Inspector writes an SBOM of every cell and of the payload, and reports on every cell.

@@ -57,11 +57,15 @@ func about(member, platform string, subject graph.Node, predicates ...string) []
 	return claims
 }
 
-// Dependencies returns what the subject of a claim was made from: the record's materials and,
-// for an image built on another of the family, that parent's digest.
+// Dependencies returns what the subject of a claim was made from: an image, the record's materials
+// and, if it is built on another of the family, that parent's digest; payload and installer, the
+// images they are made for, and the installer also the verifiers it carries.
 func (r Record) Dependencies(f *family.Family, c Claim) []evidence.Material {
 	image, ok := f.Images[c.Member]
-	if !ok {
+	switch {
+	case !ok && f.Artifacts[c.Member].Kind == family.Installer:
+		return append(r.pins(), r.Verifiers...)
+	case !ok:
 		return r.pins()
 	}
 	deps := slices.Clone(r.Materials)

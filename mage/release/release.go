@@ -95,10 +95,11 @@ type Record struct {
 	Family    string                `json:"family"`
 	Source    Source                `json:"source"`
 	Images    map[string]Image      `json:"images"`
-	Artifacts map[string]graph.Node `json:"artifacts"` // payload and installer manifests
-	Materials []evidence.Material   `json:"materials"` // OS base and the like, sorted by name
-	Tools     map[string]string     `json:"tools"`     // builder and scanners: name → version
-	LocalBase bool                  `json:"localBase"` // the OS base came from a mirror, not from the pinned image
+	Artifacts map[string]graph.Node `json:"artifacts"`           // payload and installer manifests
+	Materials []evidence.Material   `json:"materials"`           // OS base and the like, sorted by name
+	Tools     map[string]string     `json:"tools"`               // builder and scanners: name → version
+	Verifiers []evidence.Material   `json:"verifiers,omitempty"` // what the installer carries beside its script, sorted by name
+	LocalBase bool                  `json:"localBase"`           // the OS base came from a mirror, not from the pinned image
 }
 
 // Image is one image of a record: its index and the platform manifests below it.

@@ -27,6 +27,7 @@ type Program struct {
 	Mod, Sum []byte        // go.mod and go.sum of the scratch module
 	Dir      string        // existing module directory
 	Env      []string      // KEY=value for go build, for example GOEXPERIMENT=jsonv2
+	Static   bool          // of a directory: linked without C, and the same bytes wherever the directory lies
 	Stamp    string        // variable that receives "v"+Version at link time; may be empty
 	Estimate time.Duration // how long the first build takes; shown to the user
 }
@@ -69,7 +70,7 @@ func (p Program) Build(ctx context.Context, cache string, progress func(line str
 // key identifies everything that decides the bytes of the binary.
 func (p Program) key() string {
 	h := sha256.New()
-	fields := []string{p.Package, p.Dir, string(p.Mod), string(p.Sum), p.Stamp, runtime.Version(), runtime.GOOS, runtime.GOARCH}
+	fields := []string{p.Package, p.Dir, string(p.Mod), string(p.Sum), p.Stamp, fmt.Sprint(p.Static), runtime.Version(), runtime.GOOS, runtime.GOARCH}
 	for _, field := range append(fields, p.Env...) {
 		fmt.Fprintf(h, "%d:%s", len(field), field)
 	}
@@ -137,12 +138,15 @@ func (p Program) rebuild(ctx context.Context, home string, progress func(string)
 
 func (p Program) buildArgs(extra ...string) []string {
 	ldflags := "-s -w"
+	if p.Static {
+		ldflags += " -buildid=" // it would tell apart toolchains that make the same code
+	}
 	if p.Stamp != "" {
 		ldflags += " -X " + p.Stamp + "=v" + p.Version
 	}
 	args := []string{"build", "-buildvcs=false", "-ldflags", ldflags}
-	if p.Dir == "" {
-		args = append(args, "-trimpath") // a directory shares its compiled packages with `go test` instead
+	if p.Dir == "" || p.Static {
+		args = append(args, "-trimpath") // another directory shares its compiled packages with `go test` instead
 	}
 	return append(append(args, extra...), p.Package)
 }
@@ -151,7 +155,7 @@ func (p Program) buildArgs(extra ...string) []string {
 // change what is built.
 func (p Program) goCommand(dir, work string, args ...string) Command {
 	env := []string{"GOFLAGS=-mod=readonly", "GOWORK=off", "PWD=" + dir, "GOTMPDIR=" + filepath.Join(work, "tmp")}
-	if p.Dir == "" {
+	if p.Dir == "" || p.Static {
 		env = append(env, "CGO_ENABLED=0")
 	}
 	return Command{Path: "go", Args: args, Dir: dir, Env: append(env, p.Env...)}

@@ -1,0 +1,343 @@
+package mage_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/release"
+)
+
+// TestInstaller runs the installer of a real release on computers made for it: a root file system
+// with a shell, curl and sha256sum, and nothing of ours.
+func TestInstaller(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+		t.Skip("other root directories need root")
+	}
+	s := newShop(t)
+	for _, shell := range slices.Sorted(maps.Keys(shells())) {
+		t.Run(shell, func(t *testing.T) {
+			root := newRootFS(t, shell)
+			t.Run("installs, updates, rolls back and uninstalls", func(t *testing.T) { s.lives(t, root.machine(t)) })
+			t.Run("asks for an anonymous token", func(t *testing.T) { s.anonymous(t, root.machine(t)) })
+			t.Run("refuses a verifier of other bytes", func(t *testing.T) { s.impostor(t, root.machine(t)) })
+			t.Run("refuses what the verifier refuses", func(t *testing.T) { s.stranger(t, root.machine(t)) })
+			t.Run("survives its death", func(t *testing.T) { s.deaths(t, root) })
+		})
+	}
+	root := newRootFS(t, "dash")
+	t.Run("refuses what is not right", func(t *testing.T) { s.refusals(t, root) })
+	t.Run("wrong arguments", func(t *testing.T) { s.misuse(t, root.machine(t)) })
+	t.Run("keeps the user's own files", func(t *testing.T) { s.guest(t, root.machine(t)) })
+	t.Run("excludes another installer", func(t *testing.T) { s.exclusion(t, root.machine(t)) })
+	t.Run("its source installs nothing", func(t *testing.T) {
+		source, err := os.ReadFile("../artifacts/installer/install.sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		root.machine(t).want(int(fault.Environment), string(source))
+	})
+}
+
+// A first installation, the same once more, an update by the command that it brought, two ways back.
+func (s *shop) lives(t *testing.T, m *machine) {
+	c := s.open(t)
+	m.want(0, s.script, s.from(m, c, "prod")...)
+	m.wantCommit(s.first)
+	if out := m.want(0, s.script); !strings.Contains(out, "already here") {
+		t.Errorf("the same again printed:\n%s", out)
+	}
+	m.wantCommit(s.first)
+
+	m.want(0, s.script, "--channel", "dev")
+	m.wantCommit(s.second)
+	m.want(0, s.script, "--rollback")
+	m.wantCommit(s.first)
+	if _, err := os.Lstat(m.path(".local/bin/more")); !os.IsNotExist(err) {
+		t.Errorf("a command of the version that is gone: %v", err)
+	}
+	m.want(0, s.script, "--rollback")
+	m.wantCommit(s.second)
+	if out := m.want(0, s.script, "--status"); !strings.Contains(out, s.second) || !strings.Contains(out, "as in SHA256SUMS") {
+		t.Errorf("--status printed:\n%s", out)
+	}
+	if out := m.want(0, s.script, "--version"); strings.Count(out, "sha256:") != 2 {
+		t.Errorf("--version printed:\n%s", out)
+	}
+	writeAll(t, m.prefix("current/bin/tiny"), "#!/bin/sh\necho evil\n")
+	m.want(int(fault.Forged), s.script, "--status")
+	m.want(0, s.script)
+	m.want(0, s.script, "--status")
+	m.wantCommit(s.second)
+
+	m.want(0, s.script, "--uninstall")
+	for _, dir := range []string{m.prefix(""), m.path(".local/bin")} {
+		if left, _ := os.ReadDir(dir); len(left) > 0 {
+			t.Errorf("--uninstall left %v", left)
+		}
+	}
+}
+
+func (s *shop) anonymous(t *testing.T, m *machine) {
+	c := s.open(t)
+	c.tokens.Store(true)
+	m.want(0, s.script, s.from(m, c, "prod")...)
+	m.wantCommit(s.first)
+}
+
+// refusals: each leaves the version that was there, and says with its status what was wrong.
+func (s *shop) refusals(t *testing.T, root *rootFS) {
+	dev := func(change func(d *release.Document, st *release.State)) func(*release.Document) {
+		return func(d *release.Document) {
+			st := d.Channels["dev"]
+			st.Members = maps.Clone(st.Members)
+			change(d, &st)
+			d.Channels["dev"] = st
+		}
+	}
+	for name, r := range map[string]struct {
+		answer func(*counter) answer
+		act    func(*counter, *machine)
+		status fault.Kind
+	}{
+		"tampered payload: its archive has other bytes":  {answer: func(c *counter) answer { return flip(c.layer("widget-payload")) }, status: fault.Forged},
+		"tampered payload: its manifest has other bytes": {answer: func(c *counter) answer { return flip(c.member("widget-payload")) }, status: fault.Forged},
+		"tampered payload: a document names another one": {status: fault.Forged, act: func(c *counter, _ *machine) {
+			evil := c.artifact(family.Payload, []byte("evil"))
+			c.next(dev(func(_ *release.Document, st *release.State) { st.Members["widget-payload"] = evil }))
+		}},
+		"replayed: a channels document older than the one seen": {status: fault.Refused, act: func(c *counter, m *machine) {
+			_, old := c.document()
+			c.next(func(*release.Document) {})
+			m.want(0, s.script) // and so it was seen
+			_, now := c.document()
+			c.show(now.Digest, old)
+		}},
+		"wrong identity: a document that another repository signed": {status: fault.Forged, act: func(c *counter, _ *machine) {
+			c.signed("https://example.com/evil/widget", otherwise)
+		}},
+		"no signature at all": {answer: func(*counter) answer { return drop("/widget-metadata/manifests/sha256-") }, status: fault.Unverified},
+		"mixed: the first release's installer beside the second's payload": {status: fault.Forged, act: func(c *counter, _ *machine) {
+			c.next(dev(func(d *release.Document, st *release.State) {
+				st.Members["widget-payload"] = d.Channels["prod"].Members["widget-payload"]
+			}))
+		}},
+		"mixed: the first release's record": {status: fault.Forged, act: func(c *counter, _ *machine) {
+			c.next(dev(func(d *release.Document, st *release.State) { st.Record = d.Channels["prod"].Record }))
+		}},
+		"a release that was marked bad": {status: fault.Refused, act: func(c *counter, _ *machine) {
+			c.next(dev(func(d *release.Document, st *release.State) {
+				d.Denied = map[digest.Digest]release.Denial{st.Record: {Reason: "leaks", At: d.Issued}}
+			}))
+		}},
+		"an expired document": {status: fault.Refused, act: func(c *counter, _ *machine) {
+			c.next(func(d *release.Document) {
+				d.Issued, d.Expires = d.Issued.AddDate(-1, 0, 0), d.Issued.AddDate(0, 0, -1)
+			})
+		}},
+		"an installer of other bytes":  {answer: func(c *counter) answer { return flip(c.layer("widget-installer")) }, status: fault.Forged},
+		"an archive that is not there": {answer: func(c *counter) answer { return drop(c.layer("widget-payload").String()) }, status: fault.Conflict},
+		"a channel that serves nothing": {status: fault.Unverified, act: func(c *counter, _ *machine) {
+			c.next(func(d *release.Document) { delete(d.Channels, "dev") })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, m := s.open(t), root.machine(t)
+			m.want(0, s.script, s.from(m, c, "prod")...)
+			if r.act != nil {
+				r.act(c, m)
+			}
+			if r.answer != nil {
+				c.falsify(r.answer(c))
+			}
+			out := m.want(int(r.status), s.script, "--channel", "dev")
+			m.wantCommit(s.first)
+			if left := m.leftovers(); len(left) > 0 {
+				t.Errorf("a refusal left %v", left)
+			}
+			t.Log(lastLines(out, 3))
+		})
+	}
+}
+
+// impostor: the verifier that comes is not the one that the script names.
+func (s *shop) impostor(t *testing.T, m *machine) {
+	c := s.open(t)
+	c.falsify(flip("/widget-installer/blobs/"))
+	out := m.want(int(fault.Forged), s.script, s.from(m, c, "prod")...)
+	if !strings.Contains(out, "the registry's verifier has the digest") {
+		t.Errorf("it printed:\n%s", out)
+	}
+	if _, err := os.Stat(m.prefix("verifier")); !os.IsNotExist(err) {
+		t.Errorf("the verifier was kept: %v", err)
+	}
+}
+
+// stranger: a document that another repository signed is refused at once, and its root not kept.
+func (s *shop) stranger(t *testing.T, m *machine) {
+	c := s.open(t)
+	c.signed("https://example.com/evil/widget", otherwise)
+	m.want(int(fault.Forged), s.script, s.from(m, c, "dev")...)
+	for _, name := range []string{"current", "trusted_root.json"} {
+		if _, err := os.Lstat(m.prefix(name)); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// from are the options of a first installation: later ones know them.
+func (s *shop) from(m *machine, c *counter, channel string) []string {
+	writeAll(m.t, m.path("root.json"), s.root)
+	return []string{"--registry", c.name, "--channel", channel, "--trusted-root", m.home + "/root.json"}
+}
+
+// otherwise makes a document of its own: the same bytes might have been signed by others.
+func otherwise(d *release.Document) { d.Expires = d.Expires.Add(-time.Minute) }
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// deaths: an update is killed before each program it runs, and at each question to the registry.
+// Whatever the moment, the version that is current works, and the same command ends the update.
+func (s *shop) deaths(t *testing.T, root *rootFS) {
+	c, m := s.open(t), root.machine(t)
+	m.want(0, s.script, s.from(m, c, "prod")...)
+	before := filepath.Join(t.TempDir(), "home")
+	backup(t, m.path(""), before)
+
+	steps := filepath.Join(root.dir, "steps", filepath.Base(m.home))
+	update := func(last int) *exec.Cmd {
+		writeAll(t, steps, "0\n")
+		_ = os.Remove(steps + ".lock") // of a step that was killed
+		u := m.install(s.script, "--channel", "dev")
+		u.Env = append(slices.Clone(m.env), "PATH=/steps:/bin", "STEPS="+filepath.Base(m.home), fmt.Sprintf("LAST=%d", last))
+		return u
+	}
+	asked := atomic.Int64{}
+	count := func() { asked.Add(1) }
+	c.asked.Store(&count)
+	if status, out := m.ends(update(-1)); status != 0 {
+		t.Fatalf("an update that nobody disturbs = %d\n%s", status, out)
+	}
+	content, err := os.ReadFile(steps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs, questions := 0, int(asked.Load())
+	if _, err := fmt.Sscan(string(content), &programs); err != nil || programs < 40 || questions < 10 {
+		t.Fatalf("it ran %d programs and asked %d questions, %v: that is not an update", programs, questions, err)
+	}
+	t.Logf("%d programs, %d questions", programs, questions)
+	survives := func(last, question int) {
+		restore(t, before, m.path(""))
+		u := update(last)
+		number := atomic.Int64{}
+		kill := func() {
+			if int(number.Add(1)) == question {
+				_ = syscall.Kill(-u.Process.Pid, syscall.SIGKILL)
+			}
+		}
+		c.asked.Store(&kill)
+		if status, out := m.ends(u); status != -1 {
+			t.Fatalf("killed before program %d, at question %d, it ended with %d\n%s", last, question, status, out)
+		}
+		c.asked.Store(nil)
+		if now := m.commit(); now != s.first && now != s.second {
+			t.Errorf("killed before program %d, at question %d: commit %s", last, question, now)
+		}
+		m.want(0, s.script, "--status")
+		m.want(0, s.script, "--channel", "dev")
+		m.wantCommit(s.second)
+		if left := m.leftovers(); len(left) > 0 {
+			t.Errorf("killed before program %d, at question %d: %v is left", last, question, left)
+		}
+	}
+	stride := 5 // each moment by one shell, and by the others with CONTAINAI_DEEP
+	if root.shell[0] == "/bin/dash" || os.Getenv("CONTAINAI_DEEP") != "" {
+		stride = 1
+	}
+	for last := 0; last < programs; last += stride {
+		survives(last, 0)
+	}
+	for question := 1; question <= questions; question += stride {
+		survives(-1, question)
+	}
+}
+
+// backup copies a home by hard links: the installer replaces files and never writes into one.
+func backup(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
+	}
+}
+
+func restore(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	backup(t, from, to)
+}
+
+func (s *shop) misuse(t *testing.T, m *machine) {
+	for _, args := range [][]string{
+		{"--nonsense"}, {"--channel"}, {"--channel", "Dev"}, {"--channel", "a/b"}, {"--channel", "a\nb"}, {"--channel", "-policy"},
+		{"--registry", "no-owner"}, {"--registry", "host/../x"}, {"--registry", "https://host/owner"},
+		{"--prefix", "relative"}, {"--prefix", "/"}, {"--bin", "relative"}, {"--insecure"}, {"--allow-older"}, {"--skip-verify"},
+	} {
+		m.want(int(fault.Invalid), s.script, args...)
+	}
+	c := s.open(t)
+	m.want(int(fault.Environment), s.script, "--registry", c.name) // without a trusted root
+}
+
+func (s *shop) guest(t *testing.T, m *machine) {
+	c := s.open(t)
+	mine := m.path(".local/bin/tiny")
+	if err := os.MkdirAll(filepath.Dir(mine), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeAll(t, mine, "mine")
+	m.want(0, s.script, s.from(m, c, "prod")...)
+	m.want(0, s.script, "--uninstall")
+	if got, err := os.ReadFile(mine); err != nil || string(got) != "mine" {
+		t.Errorf("the user's file = %q, %v", got, err)
+	}
+}
+
+func (s *shop) exclusion(t *testing.T, m *machine) {
+	c := s.open(t)
+	m.want(0, s.script, s.from(m, c, "prod")...)
+	lock := m.prefix(".lock")
+	relock := func(pid int) {
+		_ = os.Remove(lock)
+		if err := os.Symlink(fmt.Sprint(pid), lock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	relock(os.Getpid())
+	m.want(int(fault.Conflict), s.script)
+	gone := exec.CommandContext(t.Context(), "true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	relock(gone.Process.Pid)
+	m.want(0, s.script) // the lock of a process that is gone
+	m.wantCommit(s.first)
+}
