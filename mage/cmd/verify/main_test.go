@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containai/containai/mage/fault"
+)
+
+const familyFile = "../../../containai.yaml"
+
+// ask runs a command line and returns its exit status and what it printed.
+func ask(t *testing.T, args ...string) (status int, out, errs string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	q := question{gitHub: "https://api.github.com", now: time.Now(), out: &stdout, err: &stderr}
+	status = explain(&stderr, q.run(t.Context(), args))
+	return status, stdout.String(), stderr.String()
+}
+
+func TestMisuseSaysHowItIsUsed(t *testing.T) {
+	for _, args := range [][]string{nil, {"trust-me"}, {"channel"}, {"channel", "dev", "prod"}, {"channel", "dev", "-insecure"}, {"fetch", "dev"}, {"-json"}} {
+		status, out, errs := ask(t, args...)
+		if status != int(fault.Invalid) || out != "" || !strings.HasPrefix(errs, "usage: containai-verify COMMAND") {
+			t.Errorf("%q = %d, %q\n%s", args, status, out, errs)
+		}
+	}
+	for _, args := range [][]string{{"help"}, {"-h"}, {"--help"}, {"channel", "-h"}} {
+		if status, _, errs := ask(t, args...); status != 0 || !strings.Contains(errs, "-trusted-root") {
+			t.Errorf("%q = %d\n%s", args, status, errs)
+		}
+	}
+}
+
+// Nothing that is missing or wrong is taken for something else, and nothing is asked before it is there.
+func TestWhatAQuestionNeeds(t *testing.T) {
+	write := func(content string) string {
+		name := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	local := write("instance: local\n")
+	for name, c := range map[string]struct {
+		args   []string
+		status fault.Kind
+		says   string
+	}{
+		"a family":                     {[]string{"channel", "dev"}, fault.Invalid, "-family"},
+		"a family that is there":       {[]string{"channel", "dev", "-family", "nowhere.yaml"}, fault.Environment, "nowhere.yaml"},
+		"a family that is one":         {[]string{"channel", "dev", "-family", write("schema: 1\n")}, fault.Invalid, "name"},
+		"a family of sensible size":    {[]string{"channel", "dev", "-family", write(strings.Repeat("#\n", maxText))}, fault.Invalid, "more than"},
+		"a registry":                   {[]string{"channel", "dev", "-family", familyFile}, fault.Invalid, "-registry"},
+		"a registry with an owner":     {[]string{"channel", "dev", "-family", familyFile, "-registry", "ghcr.io"}, fault.Invalid, "ghcr.io"},
+		"a policy that is one":         {[]string{"channel", "dev", "-family", familyFile, "-registry", "127.0.0.1:1/a", "-policy", write("issuer: [\n")}, fault.Invalid, "file"},
+		"a policy that trusts anybody": {[]string{"channel", "dev", "-family", familyFile, "-registry", "127.0.0.1:1/a", "-policy", write("{}\n")}, fault.Invalid, "missing"},
+		"a root that is not built in":  {[]string{"channel", "dev", "-family", familyFile, "-registry", "127.0.0.1:1/a", "-policy", local}, fault.Environment, "root"},
+		"a root that is there":         {[]string{"channel", "dev", "-family", familyFile, "-registry", "127.0.0.1:1/a", "-trusted-root", "nowhere.json"}, fault.Environment, "nowhere.json"},
+		"a file of evidence":           {[]string{"offline", familyFile, "-family", familyFile}, fault.Forged, "evidence file"},
+		"an image of the family":       {[]string{"image", "other:dev", "-family", familyFile, "-registry", "127.0.0.1:1/a"}, fault.Invalid, "other"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, out, errs := ask(t, c.args...)
+			if status != int(c.status) || out != "" || !strings.Contains(errs, c.says) {
+				t.Errorf("%q = %d, want %d and %q in\n%s", c.args, status, c.status, c.says, errs)
+			}
+		})
+	}
+}
+
+func TestWhatIsPrintedCannotSteerATerminal(t *testing.T) {
+	_, _, errs := ask(t, "channel", "dev", "-family", "\x1b[2Jno\nwhere")
+	if strings.Contains(errs, "\x1b") {
+		t.Errorf("it printed %q", errs)
+	}
+}
