@@ -102,14 +102,14 @@ func TestTheChecksAreFound(t *testing.T) {
 func lists() []string {
 	return []string{
 		"thresholds", "shape", "material", "certificateChecks", "signerFacts", "keyFacts", "subjectFacts", "statementChecks",
-		"objects", "provenanceFacts", "subjectChecks", "proofChecks", "documentChecks", "entryChecks", "channelChecks", "releaseChecks",
+		"objects", "provenanceFacts", "subjectChecks", "proofChecks", "documentChecks", "entryChecks", "channelChecks", "releaseChecks", "artifactChecks",
 	}
 }
 
 // judging are the files that decide, by folder.
 func judging() map[string][]string {
 	return map[string][]string{
-		".":                    {"channel.go", "file.go", "image.go", "predicates.go", "source.go", "trial.go", "verify.go"},
+		".":                    {"artifacts.go", "channel.go", "file.go", "image.go", "predicates.go", "source.go", "trial.go", "verify.go"},
 		"../internal/sigstore": {"expect.go", "identity.go", "provenance.go", "shape.go", "statement.go", "trust.go", "verify.go"},
 		"../pipeline":          {"collect.go"},
 	}
@@ -299,10 +299,10 @@ var failed = regexp.MustCompile(`(?m)^\s+--- FAIL: (\S+)`)
 
 // parts are the corpus, in the order in which it is likely to need the checks of a file.
 func parts(file string) []string {
-	const bundles, files, releases = "^(TestForged|TestWhatIsGenuine|TestACancelled)", "^(TestHostileEvidence|TestHostileIndexes)", "^TestFrauds"
+	const bundles, files, releases = "^(TestForged|TestWhatIsGenuine|TestACancelled)", "^(TestHostileEvidence|TestHostileIndexes)", "^(TestFrauds|TestArtifacts)"
 	const hostile = "^(TestHostileRegistries|TestFloods|TestWrongAttestations|TestAnnotations|TestD7|TestD12)"
 	switch file {
-	case "channel.go":
+	case "artifacts.go", "channel.go":
 		return []string{releases, hostile, files, bundles}
 	case "file.go", "image.go":
 		return []string{files, hostile, releases, bundles}
