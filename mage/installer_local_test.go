@@ -103,7 +103,7 @@ func (v verifierCLI) run(args ...string) (int, string, string) {
 func (v verifierCLI) answers(file string) {
 	for _, q := range [][]string{{"channel", "dev"}, {"image", "tiny:dev"}, {"sbom", "tiny"}, {"sbom", "tiny", "-against=tiny-base"}, {"offline", file}} {
 		v.t.Run(strings.Join(q[:1], " "), func(t *testing.T) {
-			v.t = t
+			v := verifierCLI{t, v.program, v.flags}
 			status, out, errs := v.run(slices.Concat(q, v.flags)...)
 			if status != 0 || out != "" || !strings.Contains(errs, "verified: ") && !strings.Contains(errs, "changes") {
 				t.Errorf("%v = %d, %q\n%s", q, status, out, errs)
@@ -141,8 +141,7 @@ func (v verifierCLI) refuses(theirs string) {
 		"a file that is none":    {append([]string{"offline", theirs}, v.flags...), fault.Forged},
 	} {
 		v.t.Run(name, func(t *testing.T) {
-			v.t = t
-			status, out, errs := v.run(c.args...)
+			status, out, errs := verifierCLI{t, v.program, nil}.run(c.args...)
 			if status != int(c.status) || out != "" || !strings.Contains(errs, "Error: ") {
 				t.Errorf("%v = %d, want %d; %q\n%s", c.args, status, c.status, out, errs)
 			}
