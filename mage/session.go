@@ -3,6 +3,7 @@ package mage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/containai/containai/mage/internal/source"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/report"
 	"github.com/containai/containai/mage/verify"
 )
 
@@ -106,7 +108,19 @@ func (w *workshop) openRegistry(ctx context.Context) error {
 		return &fault.Error{Op: "opening registry", Subject: base, Kind: fault.Invalid, Err: err, Hint: "set CONTAINAI_REGISTRY to host[:port]/owner, or unset it to use the embedded registry"}
 	}
 	w.client = client
+	w.onClose(w.tellRequests)
 	return nil
+}
+
+// tellRequests ends every command that asked a registry with what that cost: API calls are a budget.
+func (w *workshop) tellRequests() error {
+	asked := report.Requests(w.client.Counts())
+	if asked.Reads+asked.Writes == 0 {
+		return nil
+	}
+	w.progress.settle()
+	_, err := fmt.Fprintf(w.env.stderr, "registry  %s: %s, %.1f s\n", w.public, asked, w.env.now().Sub(w.began).Seconds())
+	return err
 }
 
 // openLedger opens the channels' history: beside the embedded registry, or in the clone.

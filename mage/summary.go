@@ -36,7 +36,6 @@ func summary(m report.Model, dir, root string) string {
 	if relative, err := filepath.Rel(root, dir); err == nil {
 		dir = relative
 	}
-	fmt.Fprintf(&out, "registry  %s: %s, %s\n", m.Registry, m.Requests, m.Duration())
 	fmt.Fprintf(&out, "page      %s\n", filepath.Join(dir, "report.html"))
 	if m.Reached == string(pipeline.UntilPromote) {
 		fmt.Fprintf(&out, "next      mage verify:channel %s, or mage local:serve for other clients\n", m.Channel)
