@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -28,6 +30,7 @@ const rekorKey = "rekor.pem"
 type rekor struct {
 	url  string
 	done chan struct{} // closed when Rekor has left
+	held []io.Closer   // claims on its ports
 }
 
 // rekorLimit is how long Rekor may take to start; it needs about 0.1 s.
@@ -37,14 +40,16 @@ const rekorLimit = 20 * time.Second
 // all that Rekor exports (sigstore/rekor-tiles keeps its server internal); it reads os.Args, stops
 // at SIGTERM and leaves the process when it cannot start.
 func startRekor(ctx context.Context, dir string) (*rekor, error) {
+	r := &rekor{done: make(chan struct{})}
 	var ports [3]string
 	for i := range ports {
-		port, err := freePort()
+		port, claim, err := freePort()
 		if err != nil {
 			return nil, err
 		}
-		ports[i] = port
+		ports[i], r.held = port, append(r.held, claim)
 	}
+	r.url = "http://127.0.0.1:" + ports[0]
 	os.Args = []string{os.Args[0], "serve",
 		"--hostname", rekorOrigin,
 		"--storage-dir", filepath.Join(dir, "rekor"),
@@ -55,7 +60,6 @@ func startRekor(ctx context.Context, dir string) (*rekor, error) {
 		"--checkpoint-interval", "200ms", "--batch-max-age", "100ms",
 		"--log-level", "warn",
 	}
-	r := &rekor{url: "http://127.0.0.1:" + ports[0], done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		app.Execute()
@@ -100,22 +104,40 @@ func (r *rekor) stop() {
 	case <-r.done:
 	case <-time.After(stopLimit):
 	}
+	for _, claim := range r.held {
+		_ = claim.Close()
+	}
 }
 
 // Rekor cannot be given a listener, nor port 0. These ports lie below the ones that Linux gives to
-// outgoing connections, so that none takes one between our look and Rekor's bind.
+// outgoing connections, so that none takes one between our look and Rekor's bind; and another helper
+// does not, because it sees the claim.
 const firstPort, portCount = 20000, 12000
 
-func freePort() (string, error) {
+func freePort() (port string, claim io.Closer, err error) {
 	for range 100 {
 		n, err := rand.Int(rand.Reader, big.NewInt(portCount))
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		port := strconv.Itoa(firstPort + int(n.Int64()))
-		if listener, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			return port, listener.Close()
+		claim, err := claimPort(port)
+		if err != nil {
+			continue // another helper's
 		}
+		if listener, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			return port, claim, listener.Close()
+		}
+		_ = claim.Close()
 	}
-	return "", errors.New("no free port on 127.0.0.1")
+	return "", nil, errors.New("no free port on 127.0.0.1")
+}
+
+// claimPort tells the other helpers of this machine that a port is taken, by a socket of Linux's
+// abstract namespace: it is no file and goes with its process. Elsewhere nobody is told.
+func claimPort(port string) (io.Closer, error) {
+	if runtime.GOOS != "linux" {
+		return io.NopCloser(nil), nil
+	}
+	return net.Listen("unix", "@containai-sigstore-port-"+port)
 }
