@@ -8,6 +8,7 @@ import (
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/internal/sigstore"
 )
 
@@ -86,5 +87,25 @@ func TestOnLoopback(t *testing.T) {
 		if got := onLoopback(registry); got != want {
 			t.Errorf("onLoopback(%q) = %v, want %v", registry, got, want)
 		}
+	}
+}
+
+// F9: what says that a run is GitHub's is the token that its job can show, not the variables that
+// anybody can set. Without one nothing is signed for a registry that other people read.
+func TestF9AFakedJobSignsNothing(t *testing.T) {
+	for name, value := range map[string]string{
+		"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "containai/containai", "GITHUB_REF": "refs/heads/main", "GITHUB_SHA": "0123456789012345678901234567890123456789",
+		"GITHUB_WORKFLOW_REF": "containai/containai/.github/workflows/release.yml@refs/heads/main", "ACTIONS_ID_TOKEN_REQUEST_URL": "", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "",
+	} {
+		t.Setenv(name, value)
+	}
+	client, err := registry.New("ghcr.io/containai", registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := &signerPort{workshop: &workshop{fam: containaiFamily(t), client: client}}
+	signer, err := port.open(t.Context())
+	if !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" || signer != nil {
+		t.Errorf("open = %v, %v with hint %q, want Environment and a hint", signer, err, fault.HintOf(err))
 	}
 }
