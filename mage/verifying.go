@@ -50,8 +50,11 @@ func (w *workshop) seenAs() string {
 // verifyImage checks one image. A tag that is a channel's name promises what that channel demands.
 func verifyImage(reference string) command {
 	return func(ctx context.Context, s *session) error {
-		name, at := verify.SplitReference(reference)
-		v, _, err := s.verifier(ctx, at)
+		w, err := s.openWorkshop(ctx, false)
+		if err != nil {
+			return err
+		}
+		v, name, at, err := w.imageVerifier(ctx, reference)
 		if err != nil {
 			return err
 		}
@@ -89,12 +92,20 @@ func verifySBOM(reference, against string) command {
 
 // sboms judges an image by the policy of the channel that its tag names.
 func (w *workshop) sboms(ctx context.Context, reference string) (verify.SBOMs, error) {
-	_, at := verify.SplitReference(reference)
-	v, err := w.verifier(at)
+	v, _, _, err := w.imageVerifier(ctx, reference)
 	if err != nil {
 		return verify.SBOMs{}, err
 	}
 	return v.SBOMs(ctx, reference, w.env.now())
+}
+
+// imageVerifier takes an image's reference apart and opens what verifies it.
+func (w *workshop) imageVerifier(ctx context.Context, reference string) (v *verify.Verifier, name, at string, err error) {
+	name, at = verify.SplitReference(reference)
+	if err = verify.KnownImage(w.fam, name); err == nil {
+		v, err = w.verifier(ctx, at)
+	}
+	return v, name, at, err
 }
 
 // verifyExport writes the evidence file of a channel, or of all.
@@ -181,24 +192,35 @@ func (s *session) verifier(ctx context.Context, channel string) (*verify.Verifie
 	if err != nil {
 		return nil, nil, err
 	}
-	v, err := w.verifier(channel)
+	v, err := w.verifier(ctx, channel)
 	return v, w, err
 }
 
 // verifier judges by the policy of a channel; any other name gives the family's own.
-func (w *workshop) verifier(channel string) (*verify.Verifier, error) {
+func (w *workshop) verifier(ctx context.Context, channel string) (*verify.Verifier, error) {
 	repositories, err := verify.Connect(w.client, w.fam.Members())
 	if err != nil {
 		return nil, err
 	}
 	a := readAuthorities()
 	policy := a.policy(w.fam, channel, w.loopback())
-	trust, err := a.trust(policy, w.localRoot())
-	if err != nil {
-		return nil, err
+	v := &verify.Verifier{Family: w.fam, Registry: repositories, Policy: policy}
+	if v.Trust, err = a.trust(policy, w.localRoot()); err != nil {
+		return nil, w.beforeFirst(ctx, v, channel, err)
 	}
-	elsewhere, err := a.elsewhere(policy)
-	return &verify.Verifier{Family: w.fam, Registry: repositories, Trust: trust, Policy: policy, Elsewhere: elsewhere}, err
+	v.Elsewhere, err = a.elsewhere(policy)
+	return v, err
+}
+
+// beforeFirst tells a machine that released nothing yet so: that it has no trusted root is because of it.
+func (w *workshop) beforeFirst(ctx context.Context, v *verify.Verifier, channel string, missing error) error {
+	if _, known := w.fam.Channels[channel]; !known || !w.embedded {
+		return missing
+	}
+	if _, err := v.Channel(ctx, channel, w.env.now()); errors.Is(err, fault.Unverified) {
+		return err
+	}
+	return missing
 }
 
 func (s *session) printVerified(r verify.Result) error {

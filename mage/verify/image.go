@@ -44,8 +44,8 @@ func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, 
 	defer cancel()
 	defer func() { err = arrived(err) }()
 	result = Result{Subject: name + " " + tagOrDigest}
-	if _, ok := v.Family.Images[name]; !ok {
-		return result, nil, fault.New(fault.Invalid, "verifying", name, "the family has images %v", v.Family.ImageNames())
+	if err := KnownImage(v.Family, name); err != nil {
+		return result, nil, err
 	}
 	node, err := v.resolve(ctx, name, tagOrDigest)
 	result.Digest = node.Digest
@@ -82,6 +82,14 @@ func (v *Verifier) imageEvidence(ctx context.Context, name, tagOrDigest string, 
 		err = result.closed()
 	}
 	return result, platforms, err
+}
+
+// KnownImage refuses a name that no image of the family has.
+func KnownImage(f *family.Family, name string) error {
+	if _, ok := f.Images[name]; !ok {
+		return fault.New(fault.Invalid, "verifying", name, "the family has images %v", f.ImageNames())
+	}
+	return nil
 }
 
 func (v *Verifier) resolve(ctx context.Context, name, tagOrDigest string) (graph.Node, error) {
