@@ -3,6 +3,7 @@ package mage_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -125,6 +126,7 @@ func (f familyClone) wall(t *testing.T) *wall {
 			proxy.ServeHTTP(rw, req)
 			return
 		}
+		_, _ = io.Copy(io.Discard, req.Body) // only then does the server see that the client has gone
 		w.hit <- struct{}{}
 		<-req.Context().Done()
 	}))
