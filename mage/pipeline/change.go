@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,16 +106,18 @@ func shownNode(d release.Document, node graph.Node) *graph.Node {
 // overtaken explains why a plan cannot be made: what looks like an overwritten tag may be another
 // mover's next generation, or one that the ledger has lost.
 func (p *Pipeline) overtaken(ctx context.Context, head release.Head, cause error) error {
-	now, err := p.Ledger.Head(ctx)
-	if err != nil {
-		return cause
+	shown, _, err := p.metadata().Resolve(ctx, release.ChannelsTag)
+	if err == nil {
+		err = p.notAhead(ctx, head, []TagMove{{Move: release.Move{From: shown.Digest}, Phase: channelsPhase}})
 	}
-	if now.ID == head.ID {
-		shown, _, err := p.metadata().Resolve(ctx, release.ChannelsTag)
-		if err == nil {
-			err = p.notAhead(ctx, head, []TagMove{{Move: release.Move{From: shown.Digest}, Phase: channelsPhase}})
-		}
-		return cmp.Or(err, cause)
+	now, unread := p.Ledger.Head(ctx) // after the tag: what is ahead of it then, the ledger has lost
+	switch {
+	case unread != nil:
+		return cause
+	case now.ID == head.ID && errors.Is(err, errAhead):
+		return err
+	case now.ID == head.ID:
+		return cause
 	}
 	return fault.New(fault.Conflict, "planning for", p.Family.Name, "the ledger moved from generation %d to %d meanwhile", head.Document.Generation, now.Document.Generation).
 		WithHint("plan again")
