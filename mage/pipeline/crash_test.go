@@ -412,6 +412,9 @@ func (o *onlooker) look(ctx context.Context) error {
 		return fmt.Errorf("tags moved before the ledger: %v, were %v", tags, o.was)
 	}
 	shows := o.shown("metadata", release.ChannelsTag)
+	if shows == "" || tags["app"] == "" {
+		return fmt.Errorf("consumers are shown nothing: channels is %q, app:prod %q", shows, tags["app"])
+	}
 	if shows == o.shows {
 		return nil
 	}

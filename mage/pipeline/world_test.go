@@ -243,7 +243,7 @@ func (w *world) enter(ctx context.Context, c call) (leave func(), err error) {
 
 // shown is what a tag shows now, in the registry itself: "" when there is none.
 func (w *world) shown(member, tag string) digest.Digest {
-	req := httptest.NewRequest(http.MethodGet, "/v2/"+owner+"/"+member+"/manifests/"+tag, nil)
+	req := httptest.NewRequest(http.MethodGet, "http://localhost/v2/"+owner+"/"+member+"/manifests/"+tag, nil)
 	req.Header.Set("Accept", ocispec.MediaTypeImageIndex+", "+ocispec.MediaTypeImageManifest)
 	answer := httptest.NewRecorder()
 	w.behind.ServeHTTP(answer, req)
@@ -261,7 +261,7 @@ func (w *world) put(t testing.TB, member, tag string, n graph.Node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := httptest.NewRequest(http.MethodPut, "/v2/"+owner+"/"+member+"/manifests/"+tag, bytes.NewReader(content))
+	req := httptest.NewRequest(http.MethodPut, "http://localhost/v2/"+owner+"/"+member+"/manifests/"+tag, bytes.NewReader(content))
 	req.Header.Set("Content-Type", n.MediaType)
 	answer := httptest.NewRecorder()
 	w.behind.ServeHTTP(answer, req)
