@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,9 +16,11 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/rehearsal"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -27,7 +30,7 @@ func TestInstaller(t *testing.T) {
 	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
 		t.Skip("other root directories need root")
 	}
-	s := newShop(t)
+	s := newShop(t, "", nil)
 	for _, shell := range slices.Sorted(maps.Keys(shells())) {
 		t.Run(shell, func(t *testing.T) {
 			root := newRootFS(t, shell)
@@ -50,6 +53,35 @@ func TestInstaller(t *testing.T) {
 		}
 		root.machine(t).want(int(fault.Environment), string(source))
 	})
+}
+
+// TestInstallerReadsGHCR: GHCR wants a token for everything, gives one to nobody in particular for what is
+// public, and sends readers of blobs to another host, which wants to see no token.
+func TestInstallerReadsGHCR(t *testing.T) {
+	owner := rehearsal.Token{Secret: "ghp_owner", Login: "widget", Scopes: []string{"read:packages", "write:packages"}}
+	github := rehearsal.New(rehearsal.Options{Tokens: []rehearsal.Token{owner}, Now: time.Now})
+	server, blobs := httptest.NewServer(github), httptest.NewServer(github.BlobHost())
+	defer server.Close()
+	defer blobs.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	s := newShop(t, host, auth.StaticCredential(host, auth.Credential{Username: owner.Login, Password: owner.Secret}))
+	github.RedirectBlobs(blobs.URL)
+	root := newRootFS(t, "dash")
+	private := root.machine(t)
+	writeAll(t, private.path("root.json"), s.root)
+	from := []string{"--registry", host + "/widget", "--channel", "prod", "--trusted-root", "root.json"}
+	private.want(int(fault.Environment), s.script, from...) // it is private, as every package at first
+	for _, name := range s.fam.Members() {
+		if !github.Publish("widget/" + name) {
+			t.Fatalf("there is no package widget/%s", name)
+		}
+	}
+	for _, shell := range slices.Sorted(maps.Keys(shells())) {
+		m := newRootFS(t, shell).machine(t)
+		writeAll(t, m.path("root.json"), s.root)
+		m.want(0, s.script, from...)
+		m.wantCommit(s.first)
+	}
 }
 
 // A first installation, the same once more, an update by the command that it brought, two ways back.

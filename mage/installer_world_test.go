@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/containai/containai/mage"
 	"github.com/containai/containai/mage/evidence"
@@ -40,15 +41,17 @@ type shop struct {
 	*signedFamily
 	dir           string // of everything, by what it is
 	host          string // of its registry
+	login         auth.CredentialFunc
 	script        string // the installer as the second release packed it
 	root          string // the trusted root of its Sigstore
 	first, second string // commits
 	claims        sigstore.Claims
 }
 
-func newShop(t *testing.T) *shop {
+// newShop opens a shop at a registry, host:port; an empty one is the embedded.
+func newShop(t *testing.T, host string, login auth.CredentialFunc) *shop {
 	t.Helper()
-	s := &shop{signedFamily: &signedFamily{}, dir: t.TempDir(), first: strings.Repeat("1", 40), second: strings.Repeat("2", 40)}
+	s := &shop{signedFamily: &signedFamily{}, dir: t.TempDir(), host: host, login: login, first: strings.Repeat("1", 40), second: strings.Repeat("2", 40)}
 	content := strings.Replace(string(signedFamilyFile(2)), "\nchannels:\n", "\nchannels:\n  prod: {gate: {severities: [CRITICAL], unscanned: refuse, local-base: refuse}}\n", 1)
 	s.fam = must(family.Parse("family.yaml", []byte(content)))
 	script, err := os.ReadFile("../artifacts/installer/install.sh")
@@ -62,9 +65,11 @@ func newShop(t *testing.T) *shop {
 		writeProgram(t, s.path(name), content)
 	}
 	state := must(local.OpenState(s.path("state")))
-	served := must(local.OpenRegistry(t.Context(), state))
-	t.Cleanup(func() { _ = served.Close() })
-	s.host = served.Host
+	if host == "" {
+		served := must(local.OpenRegistry(t.Context(), state))
+		t.Cleanup(func() { _ = served.Close() })
+		s.host = served.Host
+	}
 	books := must(ledger.OpenLocal(t.Context(), state.LedgerDir(), "refs/widget/channels"))
 	s.publish(t, books, s.first, "prod")
 	writeProgram(t, s.path("payload/bin/more"), "#!/bin/sh\necho more\n")
@@ -84,7 +89,7 @@ func (s *shop) publish(t *testing.T, books *ledger.Ledger, commit, channel strin
 	s.signAs(t, sigstore.Claims{Repository: signedSource, Ref: "refs/heads/main", Commit: commit, Workflow: "family.yaml"})
 	source := release.Source{Commit: commit, Ref: "refs/heads/main", Epoch: time.Unix(1_700_000_000, 0).UTC()}
 	plan := must(release.NewPlan(s.fam, source, s.fam.Platforms))
-	client := must(registry.New(s.host+"/widget", registry.Options{}))
+	client := must(registry.New(s.host+"/widget", registry.Options{Credential: s.login}))
 	layout := must(registry.OpenLayout(s.path("layout")))
 	trust := must(verify.ParseTrust(family.Local, []byte(read(t, s.local.Services.TrustedRoot))))
 	packer := mage.NewPacker(s.dir, s.path("family.yaml"), s.path("dist", commit), s.host+"/widget", layout)
