@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,10 +54,9 @@ func TestASweepStopsWhenTheHoursCallsAreNearlySpentAndGoesOn(t *testing.T) {
 // A secondary limit passes: it is waited for, and the call is sent again.
 func TestASecondaryLimitIsWaitedFor(t *testing.T) {
 	y := newYard(t, "GHCR")
-	limited := 0
+	var limited atomic.Int32
 	y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-		if isDelete(req) && limited < 2 {
-			limited++
+		if isDelete(req) && limited.Add(1) <= 2 {
 			f := rehearsal.SecondaryLimited()
 			w.WriteHeader(f.Status)
 			w.Write([]byte(f.Body))
@@ -65,7 +65,7 @@ func TestASecondaryLimitIsWaitedFor(t *testing.T) {
 		next.ServeHTTP(w, req)
 	})
 	entries, err := y.prune(y.keeper())
-	if err != nil || limited != 2 || len(entries) == 0 || entries[0].Outcome != retention.Deleted {
-		t.Errorf("%d limited, %v, %v", limited, entries, err)
+	if err != nil || limited.Load() < 3 || len(entries) == 0 || entries[0].Outcome != retention.Deleted {
+		t.Errorf("%d deletions, %v, %v", limited.Load(), entries, err)
 	}
 }

@@ -43,11 +43,10 @@ func isDelete(req *http.Request) bool { return req.Method == http.MethodDelete }
 
 func TestA6_PruneBetweenTheChildrenOfAReleaseAndItsIndex(t *testing.T) {
 	onBoth(t, func(t *testing.T, y *yard) {
-		pruned := false
+		var pruned atomic.Bool
 		y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-			if req.Method == http.MethodPut && req.Header.Get("Content-Type") == "application/vnd.oci.image.index.v1+json" && !pruned {
+			if req.Method == http.MethodPut && req.Header.Get("Content-Type") == "application/vnd.oci.image.index.v1+json" && !pruned.Swap(true) {
 				y.guard(nil)
-				pruned = true
 				if entries, err := y.prune(y.keeper()); err != nil || len(entries) == 0 {
 					t.Errorf("the prune in between: %d deletions, %v", len(entries), err)
 				}
@@ -55,7 +54,7 @@ func TestA6_PruneBetweenTheChildrenOfAReleaseAndItsIndex(t *testing.T) {
 			next.ServeHTTP(w, req)
 		})
 		y.release(5, "dev")
-		if !pruned {
+		if !pruned.Load() {
 			t.Fatal("nothing was pruned in between")
 		}
 		y.whole(5)
@@ -79,21 +78,18 @@ func TestA6_AnIndexThatComesDuringTheSweepIsWholeInTheEnd(t *testing.T) {
 				}
 			}
 			child := map[string]graph.Node{"first": doomed[1], "last": doomed[11]}[when]
-			var index graph.Node
-			deletes := 0
+			pushed := make(chan graph.Node, 1)
 			y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-				if isDelete(req) {
-					if deletes++; index.Digest == "" && y.about(req, doomed[0]) {
-						y.guard(nil)
-						index = y.index("app", child)
-					}
+				if isDelete(req) && y.about(req, doomed[0]) {
+					y.guard(nil)
+					pushed <- y.index("app", child)
 				}
 				next.ServeHTTP(w, req)
 			})
 			if _, err := y.keeper().Prune(t.Context(), f, p); err != nil {
 				t.Fatal(err)
 			}
-			if index.Digest == "" || !y.has("app", index.Digest.String()) || !y.has("app", child.Digest.String()) {
+			if index := <-pushed; !y.has("app", index.Digest.String()) || !y.has("app", child.Digest.String()) {
 				t.Errorf("index %v, its %s child there: %v", index.Digest, when, y.has("app", child.Digest.String()))
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ type yard struct {
 	fam     *family.Family
 	client  *registry.Client
 	rows    ledgerOf
-	count   int
+	count   atomic.Int64
 
 	mu   sync.Mutex
 	now  time.Time // of the model
@@ -273,7 +274,7 @@ func (y *yard) index(member string, children ...graph.Node) graph.Node {
 	return n
 }
 
-func (y *yard) next() int { y.count++; return y.count }
+func (y *yard) next() int64 { return y.count.Add(1) }
 
 func (y *yard) tag(member, tag string, n graph.Node) {
 	y.t.Helper()
