@@ -185,14 +185,3 @@ func (p Plan) Incomplete() error {
 
 // Empty reports whether nothing would be deleted.
 func (p Plan) Empty() bool { return len(p.Deletes) == 0 }
-
-// Repositories returns the repositories that a plan deletes from, in its order.
-func (p Plan) Repositories() []ref.Repo {
-	var list []ref.Repo
-	for _, d := range p.Deletes {
-		if !slices.Contains(list, d.Item.At.Repo) {
-			list = append(list, d.Item.At.Repo)
-		}
-	}
-	return list
-}

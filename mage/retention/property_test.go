@@ -268,7 +268,11 @@ func checkOrder(t *rapid.T, f retention.Facts, p retention.Plan) {
 			repositories = append(repositories, d.Item.At.Repo)
 		}
 	}
-	if len(repositories) != len(p.Repositories()) {
+	entered := map[ref.Repo]bool{}
+	for _, r := range repositories {
+		entered[r] = true
+	}
+	if len(entered) != len(repositories) {
 		t.Fatalf("repositories are left and entered again: %v", repositories)
 	}
 }
