@@ -434,7 +434,7 @@ func TestC11_ARollbackToWhatWasPrunedIsRefusedBeforeAnyTagMoves(t *testing.T) {
 		if _, err := y.prune(k); err != nil {
 			t.Fatal(err)
 		}
-		p := pipeline.Pipeline{Family: y.fam, Registry: k.Registry, Ledger: &y.rows, Progress: silence{}, Now: y.clock}
+		p := pipeline.Pipeline{Family: y.fam, Registry: k.Registry, Verifier: judge{}, Ledger: &y.rows, Progress: silence{}, Now: y.clock}
 		before := y.requests()
 		_, err := p.PlanRollback(t.Context(), "dev", "sha-"+commitOf(0), release.Moved{By: "operator", Run: "test", Reason: "the last one is bad"}, false)
 		if !errors.Is(err, fault.Unverified) && !errors.Is(err, fault.Refused) {

@@ -89,12 +89,15 @@ func (v *Verifier) verifyOne(ctx context.Context, s Subject, node graph.Node, no
 		return Result{}, fault.Wrap(err, fault.Unavailable, "reading evidence of", s.String())
 	}
 	found := Evidence(attached)
-	result, err := Verify(ctx, s, found, v.Trust, v.Policy, now)
-	if v.Elsewhere == nil || !errors.Is(err, fault.Unverified) && !errors.Is(err, fault.Forged) {
-		return result, err
+	result, refusal := Verify(ctx, s, found, v.Trust, v.Policy, now)
+	if v.Elsewhere == nil || !errors.Is(refusal, fault.Unverified) && !errors.Is(refusal, fault.Forged) {
+		return result, refusal
 	}
 	more, err := v.Elsewhere.Bundles(ctx, s.Digest)
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(refusal, fault.Forged): // who does not answer takes nothing back
+		return result, refusal
+	case err != nil:
 		return Result{}, fault.Wrap(err, fault.Unavailable, "reading evidence of", s.String())
 	}
 	found.Bundles = append(found.Bundles, more...)
