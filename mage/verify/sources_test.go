@@ -177,6 +177,17 @@ func TestWhatTheRegistryLacksIsLookedForElsewhere(t *testing.T) {
 	refused(t, err, fault.Unverified, verify.Missing)
 }
 
+func TestWhoDoesNotAnswerTakesNoRefusalBack(t *testing.T) {
+	w, v := away(t)
+	v.Elsewhere = must(verify.Attestations("http://127.0.0.1:1", widgetRepository))
+	if _, err := v.Image(t.Context(), "tiny-1", "dev", w.now); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("the missing statement may be where nobody answers, and Image = %v", err)
+	}
+	v.Policy.Signer.Ref = "refs/heads/other"
+	_, err := v.Image(t.Context(), "tiny-1", "dev", w.now)
+	refused(t, err, fault.Forged, sigstore.WrongIdentity)
+}
+
 // elsewhere is something wrong with what GitHub keeps.
 type elsewhere struct {
 	row, name string
