@@ -164,6 +164,18 @@ func (m *machine) install(script string, args ...string) *exec.Cmd {
 	return m.command(slices.Concat(m.root.shell, []string{m.home + "/install.sh"}, args)...)
 }
 
+// replaced is a run where a program of the machine is another one: a script, for the machine's shell.
+func (m *machine) replaced(program, by string, c *exec.Cmd) *exec.Cmd {
+	m.t.Helper()
+	dir := "instead-of-" + program
+	if err := os.MkdirAll(m.path(dir), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	writeProgram(m.t, m.path(dir+"/"+program), "#!/bin/sh\n"+by)
+	c.Env = append(slices.Clone(c.Env), "PATH="+m.home+"/"+dir+":/bin")
+	return c
+}
+
 // ends runs a command to its end and returns its exit status, -1 for a signal, and output.
 func (m *machine) ends(c *exec.Cmd) (int, string) {
 	m.t.Helper()
@@ -216,7 +228,7 @@ func (m *machine) wantCommit(want string) {
 func (m *machine) leftovers() []string {
 	m.t.Helper()
 	var left []string
-	for _, pattern := range []string{".work.*", ".new.*", ".stale.*", ".lock"} {
+	for _, pattern := range []string{".work.*", ".new.*", ".lock*"} {
 		found, err := filepath.Glob(m.prefix(pattern))
 		if err != nil {
 			m.t.Fatal(err)

@@ -3,6 +3,7 @@ package mage_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net/http/httptest"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -356,15 +358,18 @@ func (s *shop) guest(t *testing.T, m *machine) {
 func (s *shop) exclusion(t *testing.T, m *machine) {
 	c := s.open(t)
 	m.want(0, s.script, s.from(m, c, "prod")...)
-	lock := m.prefix(".lock")
 	relock := func(pid int) {
-		_ = os.Remove(lock)
-		if err := os.Symlink(fmt.Sprint(pid), lock); err != nil {
+		_ = os.Remove(m.prefix(".lock"))
+		if err := os.Symlink(fmt.Sprint(pid), m.prefix(".lock")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	relock(os.Getpid())
 	m.want(int(fault.Conflict), s.script)
+	leaves := m.replaced("readlink", `rm -f "$HOME/.local/share/containai/.lock"; exec /bin/readlink "$@"`, m.install(s.script))
+	if status, out := m.ends(leaves); status != 0 {
+		t.Errorf("where the lock's holder leaves before it is known, it ends with %d\n%s", status, out)
+	}
 	gone := exec.CommandContext(t.Context(), "true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
@@ -372,4 +377,62 @@ func (s *shop) exclusion(t *testing.T, m *machine) {
 	relock(gone.Process.Pid)
 	m.want(0, s.script) // the lock of a process that is gone
 	m.wantCommit(s.first)
+
+	relock(gone.Process.Pid)
+	link := m.prefix(fmt.Sprintf(".lock.%d", gone.Process.Pid))
+	if err := os.Symlink(fmt.Sprint(gone.Process.Pid), link); err != nil {
+		t.Fatal(err)
+	}
+	m.want(0, s.script) // and of one that was killed while it removed that
+	relock(gone.Process.Pid)
+	s.latecomer(t, c, m)
+	if left := m.leftovers(); len(left) > 0 {
+		t.Errorf("it left %v", left)
+	}
+	writeAll(t, m.prefix(".lock"), "") // no installer's
+	m.want(int(fault.Environment), s.script)
+}
+
+// latecomer: two installers find the lock of a dead one. The slower acts on what it found when the
+// other is at work already, and must leave it alone.
+func (s *shop) latecomer(t *testing.T, c *counter, m *machine) {
+	slow := m.replaced("readlink", `/bin/readlink "$@"; echo found >&2; read -r _`, m.install(s.script))
+	fast := m.install(s.script)
+	goOn, err := slow.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	says, err := slow.StderrPipe()
+	if err == nil {
+		err = slow.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var heard []byte
+	end := sync.OnceFunc(func() {
+		_ = goOn.Close()
+		heard, _ = io.ReadAll(says)
+		_ = slow.Wait()
+	})
+	defer end()
+	if _, err := says.Read(make([]byte, len("found\n"))); err != nil {
+		t.Fatalf("the slow one found no lock: %v", err)
+	}
+	var fastAsked atomic.Bool
+	asked := func() {
+		if fastAsked.CompareAndSwap(false, true) { // the slow one may ask, too, if it goes wrong
+			end()
+		}
+	}
+	c.asked.Store(&asked)
+	status, out := m.ends(fast)
+	c.asked.Store(nil)
+	if status != 0 || !fastAsked.Load() {
+		t.Errorf("the fast one ended with %d\n%s", status, out)
+	}
+	end()
+	if got := slow.ProcessState.ExitCode(); got != int(fault.Conflict) {
+		t.Errorf("the slow one ended with %d, want %d\n%s", got, fault.Conflict, heard)
+	}
 }

@@ -293,18 +293,35 @@ tidy() {
 	done
 }
 
-# lock admits one installer at a time. It is a link to a process number, made by one call; the
-# lock of a process that is gone does not count.
+# lock admits one installer at a time, and removes what a dead one left.
 lock() {
-	until ln -s $$ "$prefix/.lock" 2>/dev/null; do
-		holder=$(readlink "$prefix/.lock" || true)
-		[ -n "$holder" ] || die 11 "cannot write in $prefix"
-		! kill -0 "$holder" 2>/dev/null || die 40 "another installer (process $holder) is at work"
-		mv "$prefix/.lock" "$prefix/.stale.$$" 2>/dev/null || true
-		rm -rf "$prefix/.stale."* "$prefix/.work."*
-	done
+	tries=0
+	seize "$prefix/.lock"
 	trap unlock EXIT
 	trap 'exit 130' INT TERM HUP
+	rm -rf "$prefix/.lock."* "$prefix/.work."*
+}
+
+# seize LINK makes a link to our process number, by one call, or ends the script where a live
+# process has it. The link of a dead one is removed only by who holds LINK.<its number>: so nobody
+# removes a link that in the meantime is another's.
+seize() {
+	until ln -s $$ "$1" 2>/dev/null; do
+		tries=$((tries + 1))
+		holder=$(readlink "$1" || true)
+		if [ -n "$holder" ]; then
+			! kill -0 "$holder" 2>/dev/null || die 40 "another installer (process $holder) is at work"
+			bury "$1" "$holder"
+		fi
+		[ $tries -lt 50 ] || die 11 "cannot make the link $1" # sooner than that, its holder has just left
+	done
+}
+
+# bury LINK DEAD removes a dead process's link, unless somebody was faster.
+bury() {
+	seize "$1.$2"
+	[ "$(readlink "$1" || true)" != "$2" ] || rm -f "$1"
+	rm -f "$1.$2"
 }
 
 unlock() {
