@@ -48,6 +48,7 @@ func TestInstaller(t *testing.T) {
 	t.Run("wrong arguments", func(t *testing.T) { s.misuse(t, root.machine(t)) })
 	t.Run("keeps the user's own files", func(t *testing.T) { s.guest(t, root.machine(t)) })
 	t.Run("excludes another installer", func(t *testing.T) { s.exclusion(t, root.machine(t)) })
+	t.Run("prints nothing that steers a terminal", func(t *testing.T) { s.vandal(t, root.machine(t)) })
 	t.Run("its source installs nothing", func(t *testing.T) {
 		source, err := os.ReadFile("../artifacts/installer/install.sh")
 		if err != nil {
@@ -352,6 +353,34 @@ func (s *shop) guest(t *testing.T, m *machine) {
 	m.want(0, s.script, "--uninstall")
 	if got, err := os.ReadFile(mine); err != nil || string(got) != "mine" {
 		t.Errorf("the user's file = %q, %v", got, err)
+	}
+}
+
+// vandal: somebody wrote into the installed files what a terminal, dash's echo or GitHub would obey.
+func (s *shop) vandal(t *testing.T, m *machine) {
+	c := s.open(t)
+	m.want(0, s.script, s.from(m, c, "prod")...)
+	harmless := func(out string) {
+		t.Helper()
+		for _, evil := range []string{"\x1b", "\a", "\u009b", "\n::"} {
+			if strings.Contains(out, evil) {
+				t.Errorf("it printed %q", out)
+			}
+		}
+	}
+	const evil = "\x1b[2J\u009b2J\a\\033[2J"
+	writeAll(t, m.prefix("state"), "channel="+evil+"\nregistry=there\nchannel=::error::no\n")
+	out := m.want(0, s.script, "--status")
+	harmless(out)
+	if !strings.Contains(out, `\033[2J::error::no of there`) {
+		t.Errorf("--status printed %q", out)
+	}
+	harmless(m.want(int(fault.Invalid), s.script))
+	profile := m.prefix("current/profile.env")
+	writeAll(t, profile, read(t, profile)+"CONTAINAI_COMMIT="+evil+"\nCONTAINAI_COMMIT=::error::no\n")
+	harmless(m.want(int(fault.Forged), s.script, "--status"))
+	if out := m.want(int(fault.Unverified), s.script, "--status", "--prefix", "/home/ÀÉ"); !strings.Contains(out, "/home/ÀÉ\n") {
+		t.Errorf("a directory became %q", out)
 	}
 }
 

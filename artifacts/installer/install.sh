@@ -129,12 +129,12 @@ rollback() {
 
 status() {
 	[ -e "$prefix/current/" ] || die 31 "nothing is installed in $prefix"
-	echo "channel     $(recorded channel) of $(recorded registry)"
-	echo "commit      $(sed -n 's/^CONTAINAI_COMMIT=//p' "$prefix/current/profile.env")"
-	echo "payload     $(target current)"
-	[ ! -e "$prefix/previous/" ] || echo "previous    $(target previous)"
 	intact "$prefix/current" || die 32 "installed files were changed: install again"
-	echo "files       as in SHA256SUMS"
+	show "channel     $(recorded channel) of $(recorded registry)"
+	show "commit      $(sed -n 's/^CONTAINAI_COMMIT=//p' "$prefix/current/profile.env")"
+	show "payload     $(target current)"
+	[ ! -e "$prefix/previous/" ] || show "previous    $(target previous)"
+	show "files       as in SHA256SUMS"
 }
 
 uninstall() {
@@ -244,7 +244,7 @@ relink() {
 
 target() {
 	link=$(readlink "$prefix/$1" 2>/dev/null || true)
-	echo "${link#versions/}"
+	printf '%s\n' "${link#versions/}"
 }
 
 record_state() {
@@ -371,8 +371,8 @@ request() {
 # authorize follows the registry's challenge; there is no password to send.
 authorize() {
 	challenge=$(tr -d '\r' <"$work/headers" | sed -n 's/^[Ww][Ww][Ww]-[Aa]uthenticate: *[Bb]earer //p' | sed -n '$p')
-	realm=$(echo "$challenge" | sed -n 's/.*realm="\([^"]*\)".*/\1/p')
-	service=$(echo "$challenge" | sed -n 's/.*service="\([^"]*\)".*/\1/p')
+	realm=$(printf '%s\n' "$challenge" | sed -n 's/.*realm="\([^"]*\)".*/\1/p')
+	service=$(printf '%s\n' "$challenge" | sed -n 's/.*service="\([^"]*\)".*/\1/p')
 	matches "$realm" "$scheme"'://[A-Za-z0-9.:/_-]+' || die 11 "$host asks for a login that this script does not know"
 	(
 		ulimit -f 512
@@ -400,7 +400,10 @@ matches() {
 	printf '%s\n' "$1" | grep -E -x -q -e "$2"
 }
 
-say() { printf '%s\n' "containai: $*" | tr -cd '\12\40-\176\200-\377' >&2; }
+say() { show "containai: $*" >&2; }
+
+# show prints one line, whoever wrote it, without what steers a terminal; in UTF-8 some pairs of bytes do.
+show() { printf '%s\n' "$(printf %s "$*" | tr -cd '\40-\176\200-\377' | sed "$(printf 's/\302[\200-\237]/?/g')")"; }
 
 # die STATUS MESSAGE: the statuses are those of docs/exit-codes.md.
 die() {
