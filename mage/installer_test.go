@@ -45,6 +45,7 @@ func TestInstaller(t *testing.T) {
 	}
 	root := newRootFS(t, "dash")
 	t.Run("refuses what is not right", func(t *testing.T) { s.refusals(t, root) })
+	t.Run("refuses what its family took back", func(t *testing.T) { s.recalled(t, root.machine(t)) })
 	t.Run("wrong arguments", func(t *testing.T) { s.misuse(t, root.machine(t)) })
 	t.Run("keeps the user's own files", func(t *testing.T) { s.guest(t, root.machine(t)) })
 	t.Run("excludes another installer", func(t *testing.T) { s.exclusion(t, root.machine(t)) })
@@ -231,6 +232,22 @@ func (s *shop) stranger(t *testing.T, m *machine) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// recalled: prod still serves the first release, and the second's family file denies its commit.
+func (s *shop) recalled(t *testing.T, m *machine) {
+	const trust = "\ntrust: {"
+	if strings.Count(s.script, trust) != 1 {
+		t.Fatalf("the script carries no family file, or several:\n%s", s.script)
+	}
+	script := strings.Replace(s.script, trust, fmt.Sprintf("%sdeny: [{commit: %q, reason: it leaks a token}], ", trust, s.first), 1)
+	c := s.open(t)
+	out := m.want(int(fault.Refused), script, s.from(m, c, "prod")...)
+	if !strings.Contains(out, "it leaks a token") {
+		t.Errorf("it printed:\n%s", out)
+	}
+	m.want(0, script, s.from(m, c, "dev")...)
+	m.wantCommit(s.second)
 }
 
 // from are the options of a first installation: later ones know them.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
@@ -133,9 +135,11 @@ func (q *question) trust(v *verify.Verifier, channel string) error {
 		if err != nil {
 			return err
 		}
-		if v.Policy, err = family.ParsePolicy(filepath.Base(q.policy), content); err != nil {
+		brought, err := family.ParsePolicy(filepath.Base(q.policy), content)
+		if err != nil {
 			return err
 		}
+		v.Policy = instead(v.Policy, brought)
 	}
 	if v.Policy.Instance == family.Local {
 		v.Policy.Signer, v.Policy.Movers = sigstore.LocalSigner(v.Family.Source), nil
@@ -149,6 +153,23 @@ func (q *question) trust(v *verify.Verifier, channel string) error {
 	}
 	v.Trust, err = verify.ParseTrust(v.Policy.Instance, root)
 	return err
+}
+
+// instead puts a policy that was brought in the place of the family's. It says anew whose signatures
+// count; what the family denies stays denied, and its limits and demands hold where it names none.
+func instead(own, brought family.Policy) family.Policy {
+	brought.Deny = slices.Concat(own.Deny, brought.Deny)
+	if brought.MaxAge == 0 && brought.Instance != family.Key { // a key's signatures carry no time
+		brought.MaxAge = own.MaxAge
+	}
+	if brought.MaxJump == family.DefaultJump {
+		brought.MaxJump = own.MaxJump
+	}
+	require := map[family.SubjectKind][]family.Demand{}
+	maps.Copy(require, own.Require)
+	maps.Copy(require, brought.Require)
+	brought.Require = require
+	return brought
 }
 
 func (q *question) readFamily() (*family.Family, error) {

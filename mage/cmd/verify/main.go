@@ -86,7 +86,7 @@ func (q *question) run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("containai-verify", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&q.family, "family", "", "the family `file` (containai.yaml) that you trust")
-	flags.StringVar(&q.policy, "policy", "", "a `file` with a policy, instead of the family file's")
+	flags.StringVar(&q.policy, "policy", "", "a `file` with a policy: whose signatures count instead of the family file's; what that denies stays denied")
 	flags.StringVar(&q.root, "trusted-root", "", "the trusted_root.json `file` of the policy's instance; the public one is built in")
 	flags.StringVar(&q.registry, "registry", "", "`host[:port]/owner`; plain HTTP for loopback only")
 	flags.StringVar(&q.state, "state", defaultState(), "`directory` that remembers the newest channels document")

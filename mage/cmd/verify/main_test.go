@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
 
@@ -70,6 +73,56 @@ func TestWhatAQuestionNeeds(t *testing.T) {
 				t.Errorf("%q = %d, want %d and %q in\n%s", c.args, status, c.status, c.says, errs)
 			}
 		})
+	}
+}
+
+// Who brings a policy says anew whose signatures count, and is still refused what the family took back.
+func TestABroughtPolicyKeepsWhatTheFamilyRefuses(t *testing.T) {
+	const refusals = `
+max-age: 90d
+max-jump: 5
+require: {platform: [signature], payload: [signature, sbom]}
+deny: [{commit: 1111111111111111111111111111111111111111, reason: leaks}]
+`
+	const more = `
+max-age: 10d
+max-jump: 7
+require: {platform: [scan]}
+deny: [{commit: 2222222222222222222222222222222222222222, reason: stolen}]
+`
+	parse := func(content string) family.Policy {
+		t.Helper()
+		p, err := family.ParsePolicy("policy.yaml", []byte(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	own := parse("instance: local\n" + refusals)
+	leaks, stolen := own.Deny[0], parse("instance: local\n" + more).Deny[0]
+	for name, c := range map[string]struct {
+		brought string
+		want    family.Policy
+	}{
+		"the installer's": {"instance: local\n", family.Policy{
+			Instance: family.Local, MaxAge: 90 * 24 * time.Hour, MaxJump: 5, Deny: []family.Denial{leaks}, Require: own.Require,
+		}},
+		"one with limits and demands of its own": {"instance: local\n" + more, family.Policy{
+			Instance: family.Local, MaxAge: 10 * 24 * time.Hour, MaxJump: 7, Deny: []family.Denial{leaks, stolen},
+			Require: map[family.SubjectKind][]family.Demand{
+				family.PlatformManifest: {family.DemandScan}, family.PayloadManifest: {family.DemandSignature, family.DemandSBOM},
+			},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, instead(own, parse(c.brought))); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	key := family.Policy{Instance: family.Key, MaxJump: family.DefaultJump}
+	if got := instead(own, key); got.MaxAge != 0 || len(got.Deny) != 1 {
+		t.Errorf("of a key, whose signatures have no time, it wants %+v", got)
 	}
 }
 
