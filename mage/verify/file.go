@@ -106,6 +106,9 @@ func entry(tr *tar.Reader, h *tar.Header) ([]byte, error) {
 	if h.Typeflag != tar.TypeReg {
 		return nil, fault.New(fault.Forged, "reading", h.Name, "it is of type %q, not a file", h.Typeflag)
 	}
+	if sparse(h) {
+		return nil, fault.New(fault.Forged, "reading", h.Name, "it is sparse: its holes would be read as content that was never sent")
+	}
 	if h.Size > limit {
 		return nil, refuse(fault.Unavailable, h.Name, Endless, "it has %d bytes, at most %d", h.Size, limit)
 	}
@@ -114,6 +117,19 @@ func entry(tr *tar.Reader, h *tar.Header) ([]byte, error) {
 		return nil, unreadable(err)
 	}
 	return content.Bytes(), nil
+}
+
+// sparse reports whether the tar reader would fill holes in an entry: a few bytes become as many as
+// the entry's limit allows, which the limit of the file does not see. The old GNU form is a type of
+// its own; the records of the PAX forms all begin alike
+// (https://www.gnu.org/software/tar/manual/html_section/Sparse-Formats.html).
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *File) keep(name string, content []byte, files map[string][]byte) error {

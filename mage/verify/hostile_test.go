@@ -143,6 +143,9 @@ func endlessFiles() []hostileFile {
 		{"D11", "a blob of 8 GiB", fault.Unavailable, verify.Endless, func([]byte) io.Reader {
 			return io.MultiReader(bytes.NewReader(header(tar.Header{Name: "blobs/sha256/" + strings.Repeat("0", 64), Typeflag: tar.TypeReg, Size: 8 << 30})), endless{})
 		}},
+		{"D11", "a sparse blob, 40 MiB of one block", fault.Forged, "", func(honest []byte) io.Reader {
+			return io.MultiReader(bytes.NewReader(hole(40<<20)), bytes.NewReader(honest))
+		}},
 		{"D11", "headers without end", fault.Unavailable, verify.Endless, func([]byte) io.Reader { return &again{content: longHeader()} }},
 		{"D11", "more manifests than a family has", fault.Unavailable, verify.Endless, reindexed(func(x *ocispec.Index) { x.Manifests = slices.Repeat(x.Manifests[:1], 10_000) })},
 	}
@@ -231,6 +234,28 @@ func header(h tar.Header) []byte {
 func longHeader() []byte {
 	all := header(tar.Header{Name: "x", Typeflag: tar.TypeReg, Format: tar.FormatPAX, PAXRecords: map[string]string{"CONTAINAI.x": strings.Repeat("x", 1_000_000)}})
 	return all[:len(all)-512]
+}
+
+// hole is an entry that is nothing but a hole of so many bytes, a blob by the right name, in GNU's
+// sparse format 1.0: one block says that there is no data. tar.Writer writes no such records, so they
+// get their names afterwards.
+func hole(size int) []byte {
+	records := map[string]string{
+		"GNU_sparse.major": "1", "GNU_sparse.minor": "0", "GNU_sparse.realsize": strconv.Itoa(size),
+		"GNU_sparse.name": blobPath(make([]byte, size)),
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := w.WriteHeader(&tar.Header{Name: "hole", Typeflag: tar.TypeReg, Mode: 0o644, Size: 512, Format: tar.FormatPAX, PAXRecords: records}); err != nil {
+		panic(err)
+	}
+	_, _ = w.Write(append([]byte("0\n"), make([]byte, 510)...))
+	_ = w.Flush()
+	return bytes.ReplaceAll(out.Bytes(), []byte("GNU_sparse."), []byte("GNU.sparse."))
+}
+
+func blobPath(content []byte) string {
+	return "blobs/sha256/" + digest.FromBytes(content).Encoded()
 }
 
 // hostileRegistry answers some requests of its own, in the middle of an honest world.
