@@ -9,12 +9,14 @@
 package legacy
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -47,7 +49,9 @@ const maxAttached = 64
 // Rekor v2 have no place in this format; GitHub's own instance never signed so.
 //
 // Errors: fault.Unverified when there is no signature, fault.Forged when none of those that are
-// there counts, or an attestation does not; fault.Unavailable when the registry does not answer.
+// there counts, or an attestation does not; fault.Refused when the policy denies the digest, or the
+// commit that the certificate names; fault.Invalid when the policy asks for more than these
+// signatures answer; fault.Unavailable when the registry does not answer.
 func Read(ctx context.Context, subject ref.Pinned, trust *sigstore.Trust, policy family.Policy) (Found, error) {
 	r, err := newReader(ctx, subject, trust, policy)
 	if err != nil {
@@ -59,6 +63,7 @@ func Read(ctx context.Context, subject ref.Pinned, trust *sigstore.Trust, policy
 
 // reader is one digest in a registry, and how its signatures are judged.
 type reader struct {
+	policy  family.Policy
 	digest  name.Digest
 	hash    v1.Hash
 	options cosign.CheckOpts
@@ -69,7 +74,7 @@ type reader struct {
 }
 
 func newReader(ctx context.Context, subject ref.Pinned, trust *sigstore.Trust, policy family.Policy) (*reader, error) {
-	r := &reader{want: sigstore.Expect{Signer: policy.Signer}, remote: []ociremote.Option{ociremote.WithRemoteOptions(remote.WithContext(ctx))}}
+	r := &reader{policy: policy, want: sigstore.Expect{Signer: policy.Signer}, remote: []ociremote.Option{ociremote.WithRemoteOptions(remote.WithContext(ctx))}}
 	var err error
 	var names []name.Option
 	if subject.Repo.Loopback() {
@@ -81,7 +86,7 @@ func newReader(ctx context.Context, subject ref.Pinned, trust *sigstore.Trust, p
 	if r.hash, err = v1.NewHash(subject.Digest.String()); err != nil {
 		return nil, err
 	}
-	if err := r.want.Complete(subject.Digest, policy.Instance); err != nil {
+	if err := errors.Join(r.want.Complete(subject.Digest, policy.Instance), answerable(policy)); err != nil {
 		return nil, err
 	}
 	r.options = cosign.CheckOpts{Offline: true, TrustedMaterial: trust.Material()}
@@ -98,6 +103,18 @@ func newReader(ctx context.Context, subject ref.Pinned, trust *sigstore.Trust, p
 	return r, err
 }
 
+// answerable refuses a policy of which a part is not looked at here: to leave it out would accept
+// what the policy refuses.
+func answerable(p family.Policy) error {
+	if p.MaxAge > 0 {
+		return errors.New("the policy has a max-age, which is not checked of what was signed before bundles")
+	}
+	if p.Instance == family.Key && slices.ContainsFunc(p.Deny, func(d family.Denial) bool { return d.Commit != "" }) {
+		return errors.New("the policy denies a commit, and a key's old signature names none")
+	}
+	return nil
+}
+
 func keyVerifier(content string) (signature.Verifier, error) {
 	key, err := cryptoutils.UnmarshalPEMToPublicKey([]byte(content))
 	if err != nil {
@@ -108,6 +125,9 @@ func keyVerifier(content string) (signature.Verifier, error) {
 
 func (r *reader) read(ctx context.Context) (Found, error) {
 	var found Found
+	if err := r.denied(digest.Digest(r.hash.String()), ""); err != nil {
+		return found, err
+	}
 	_, signatures, err := r.attached(ociremote.SignatureTag)
 	if err != nil {
 		return found, err
@@ -156,7 +176,7 @@ func (r *reader) statements(ctx context.Context) ([]evidence.Statement, error) {
 	r.options.ClaimVerifier = cosign.IntotoSubjectClaimVerifier
 	good, _, err := cosign.VerifyImageAttestation(ctx, list, r.hash, &r.options)
 	if err != nil || len(good) < len(all) {
-		return nil, fmt.Errorf("%w: %d of %d attestations verify: %w", sigstore.Untrusted, len(good), len(all), err)
+		return nil, errors.Join(fmt.Errorf("%w: %d of %d attestations verify", sigstore.Untrusted, len(good), len(all)), err)
 	}
 	var out []evidence.Statement
 	for _, a := range good {
@@ -232,8 +252,24 @@ func (r *reader) signed(s oci.Signature) error {
 	if err != nil || leaf == nil {
 		return errors.Join(sigstore.Malformed, err)
 	}
-	_, err = sigstore.CheckCertificate(leaf, r.want)
-	return err
+	facts, err := sigstore.CheckCertificate(leaf, r.want)
+	if err != nil {
+		return err
+	}
+	for _, fact := range facts {
+		if fact.Name == "commit" {
+			return r.denied("", fact.Found)
+		}
+	}
+	return fmt.Errorf("%w: its commit was not looked at", sigstore.WrongIdentity)
+}
+
+// denied asks the policy about a digest or a commit.
+func (r *reader) denied(d digest.Digest, commit string) error {
+	if reason, denied := r.policy.Denied(d, commit); denied {
+		return fault.New(fault.Refused, "verifying", cmp.Or(d.String(), "commit "+commit), "the policy denies it: %s", reason)
+	}
+	return nil
 }
 
 // statement reads an attestation that verified. It must speak about the digest and nothing else.

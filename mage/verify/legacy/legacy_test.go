@@ -411,6 +411,10 @@ func TestALegacySignatureThatDoesNotCountIsRefused(t *testing.T) {
 			w.hang(t, d, ".sig", w.signature(t, d.Digest))
 			w.hang(t, d, ".att", w.attestation(t, elsewhere))
 		}, local, localPolicy(), sigstore.Untrusted},
+		"D4 an attestation about something else beside a good one": {func(t *testing.T, d ref.Pinned) {
+			w.hang(t, d, ".sig", w.signature(t, d.Digest))
+			w.hang(t, d, ".att", w.attestation(t, d.Digest), w.attestation(t, elsewhere))
+		}, local, localPolicy(), sigstore.Untrusted},
 		"D5 an attestation of somebody else beside ours": {func(t *testing.T, d ref.Pinned) {
 			w.hang(t, d, ".sig", w.signature(t, d.Digest))
 			w.hang(t, d, ".att", w.attestation(t, d.Digest), other.attestation(t, d.Digest))
@@ -449,11 +453,50 @@ func TestALegacySignatureThatDoesNotCountIsRefused(t *testing.T) {
 			if !isKind {
 				kind = fault.Forged // because of a reason
 			}
-			if got, _ := fault.KindOf(err); got != kind || !errors.Is(err, c.want) {
+			if got, _ := fault.KindOf(err); got != kind || !errors.Is(err, c.want) || strings.Contains(fmt.Sprint(err), "%!") {
 				t.Errorf("Read = %+v, %v, want %v because %v", found, err, kind, c.want)
 			}
 		})
 	}
+}
+
+// What the policy denies is refused however it was signed; what it asks for and old
+// signatures do not answer makes the question invalid.
+func TestTheWholePolicyCountsForOldSignatures(t *testing.T) {
+	t.Parallel()
+	w, key := newWorkshop(t), newKey(t)
+	d, byKey := w.image(t), w.image(t)
+	w.hang(t, d, ".sig", w.signature(t, d.Digest))
+	w.hang(t, d, ".att", w.attestation(t, d.Digest))
+	w.hang(t, byKey, ".sig", signedBy(t, key, byKey.Digest))
+	local, keys := parse(t, family.Local, w.root), parse(t, family.Key, nil)
+	keyPolicy := family.Policy{Instance: family.Key, Signer: family.Signer{Key: publicPEM(t, key)}}
+	for name, c := range map[string]struct {
+		subject ref.Pinned
+		trust   *sigstore.Trust
+		policy  family.Policy
+		change  func(*family.Policy)
+		want    fault.Kind // 0: accepted
+	}{
+		"another digest and commit are denied": {d, local, localPolicy(), deny(family.Denial{Digest: byKey.Digest}, family.Denial{Commit: strings.Repeat("2", 40)}), 0},
+		"the digest is denied":                 {d, local, localPolicy(), deny(family.Denial{Digest: d.Digest, Reason: "it leaks"}), fault.Refused},
+		"the commit is denied":                 {d, local, localPolicy(), deny(family.Denial{Commit: commit, Reason: "stolen"}), fault.Refused},
+		"a key's digest is denied":             {byKey, keys, keyPolicy, deny(family.Denial{Digest: byKey.Digest, Reason: "it leaks"}), fault.Refused},
+		"a key names no commit":                {byKey, keys, keyPolicy, deny(family.Denial{Commit: commit, Reason: "stolen"}), fault.Invalid},
+		"an age is demanded":                   {d, local, localPolicy(), func(p *family.Policy) { p.MaxAge = 24 * time.Hour }, fault.Invalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.change(&c.policy)
+			found, err := legacy.Read(t.Context(), c.subject, c.trust, c.policy)
+			if got, _ := fault.KindOf(err); got != c.want || c.want == 0 && err != nil {
+				t.Errorf("Read = %+v, %v, want kind %v", found, err, c.want)
+			}
+		})
+	}
+}
+
+func deny(denials ...family.Denial) func(*family.Policy) {
+	return func(p *family.Policy) { p.Deny = denials }
 }
 
 func many(t *testing.T, n int) []layer {
