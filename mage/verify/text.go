@@ -100,7 +100,7 @@ func ChangesText(before, after string, platforms map[string][]Change) string {
 		for _, c := range platforms[platform] {
 			table.Rows = append(table.Rows, []string{c.Name, c.Type, c.Before, c.After})
 		}
-		fmt.Fprintf(&out, "\n%s: %d changes\n%s", platform, len(platforms[platform]), table)
+		fmt.Fprintf(&out, "\n%s: %d changes\n%s", term.Escape(platform), len(platforms[platform]), table)
 	}
 	return out.String()
 }

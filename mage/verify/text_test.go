@@ -25,3 +25,13 @@ func TestFindingsSayByWhichDatabase(t *testing.T) {
 		t.Errorf("printed %q and %q", text, verify.SBOMs{}.String())
 	}
 }
+
+// Row E7: platforms, components and references come from outside.
+func TestE7ChangesAreEscaped(t *testing.T) {
+	text := verify.ChangesText("a\x1b[2J", "b\n::error::c", map[string][]verify.Change{
+		"linux/\x1b[2Jamd64\n::error::x": {{Name: "z\x1blib", Type: "library", Before: "1\n::error::y", After: "2"}},
+	})
+	if strings.Contains(text, "\x1b") || strings.Contains(text, "\n::") || !strings.Contains(text, `linux/\x1b[2Jamd64`) {
+		t.Errorf("printed %q", text)
+	}
+}
