@@ -55,9 +55,6 @@ func NewKeySigner(content, password []byte, identity evidence.Identity) (*KeySig
 // Identity is what the signer's provenance says.
 func (s *KeySigner) Identity() evidence.Identity { return s.identity }
 
-// PublicKey is the key in PEM, as policies hold it.
-func (s *KeySigner) PublicKey() string { return s.key.public }
-
 // Sign makes a bundle of a statement and verifies it as a consumer would.
 func (s *KeySigner) Sign(ctx context.Context, st evidence.Statement) (evidence.Bundle, error) {
 	content, err := s.sign(ctx, st)

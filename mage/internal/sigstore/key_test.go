@@ -52,7 +52,7 @@ func TestAKeyIsTheThirdWayToSign(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		want := Expect{Commit: widgetCommit, Signer: family.Signer{Key: s.PublicKey(), Repository: widgetRepository, Ref: "refs/heads/main", Builder: LocalBuilder}}
+		want := Expect{Commit: widgetCommit, Signer: family.Signer{Key: s.key.public, Repository: widgetRepository, Ref: "refs/heads/main", Builder: LocalBuilder}}
 		v, err := trust.Verify(b.JSON, st.About(), want)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
