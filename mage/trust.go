@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -169,6 +170,10 @@ func (p *signerPort) services(ctx context.Context, a authorities, policy family.
 
 func (p *signerPort) keySigner(a authorities) (pipeline.Signer, error) {
 	content, err := os.ReadFile(a.key)
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		err = at.Err // without the path, which is the key itself where somebody took the variable for that
+	}
 	if err != nil {
 		return nil, &fault.Error{Op: "reading", Subject: "private key", Kind: fault.Environment, Err: err,
 			Hint: "the family trusts a key: set CONTAINAI_SIGNING_KEY to its file and CONTAINAI_SIGNING_KEY_PASSWORD"}

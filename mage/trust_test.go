@@ -1,9 +1,15 @@
 package mage
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containai/containai/mage/family"
@@ -107,5 +113,32 @@ func TestF9AFakedJobSignsNothing(t *testing.T) {
 	signer, err := port.open(t.Context())
 	if !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" || signer != nil {
 		t.Errorf("open = %v, %v with hint %q, want Environment and a hint", signer, err, fault.HintOf(err))
+	}
+}
+
+// Whoever puts the key itself where its file's name belongs learns that nothing was read, and does
+// not find the key in a log.
+func TestAKeyInPlaceOfItsFileIsNotPrinted(t *testing.T) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	t.Setenv("CONTAINAI_SIGNING_KEY", key)
+	f := containaiFamily(t)
+	f.Trust = family.Policy{Instance: family.Key}
+	_, err = (&signerPort{workshop: &workshop{fam: f}}).open(t.Context())
+	text := exit(err).Error()
+	if !errors.Is(err, fault.Environment) || !strings.Contains(text, "CONTAINAI_SIGNING_KEY") {
+		t.Errorf("open = %v, want Environment and the variable's name", err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(key), "\n") {
+		if strings.Contains(text, line) {
+			t.Errorf("it printed %q of the key", line)
+		}
 	}
 }
