@@ -152,6 +152,7 @@ func TestE3DecodeDocumentRefuses(t *testing.T) {
 		"a time with a fraction":    {`"issued": "2026-11-23T12:00:00Z"`, `"issued": "2026-11-23T12:00:00.5Z"`, "line 6: issued: "},
 		"expired when it is issued": {`"issued": "2026-`, `"issued": "2027-`, "line 7: expires: "},
 		"no members":                {`"members": {`, `"members": {}, "hold": {`, "line 14: channels.dev.hold: "},
+		"a key with lines":          {`"family"`, `"a\n::error::b\u001b"`, `line 3: a\n::error::b\x1b: `},
 		"a key in another case":     {`"schema": 1`, `"Schema": 1`, "line 2: Schema: "},
 		"a key in both cases":       {`"schema": 1,`, `"schema": 1, "Schema": 1,`, "line 2: Schema: "},
 		"another way to write it":   {`"schema": 1,`, `"schema":1,`, "line 2: schema: "},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -177,7 +178,8 @@ func (o outline) wrong(path string, offset int64, err error) error {
 	if path == "" {
 		return fmt.Errorf("line %d: %w", o.line(offset), err)
 	}
-	return fmt.Errorf("line %d: %s: %w", o.line(offset), path, err)
+	quoted := strconv.Quote(path) // its keys are their writer's, line ends and all
+	return fmt.Errorf("line %d: %s: %w", o.line(offset), quoted[1:len(quoted)-1], err)
 }
 
 // sameBytes names the first line in which content differs from the one way to write it.

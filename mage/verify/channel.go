@@ -133,7 +133,7 @@ func (v *Verifier) Offered(ctx context.Context) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		return nil, refuse(fault.Unverified, "channels", Missing, "of %v none is there", w.document.Names())
+		return nil, refuse(fault.Unverified, "channels", Missing, "of %q none is there", w.document.Names())
 	}
 	return names, nil
 }
@@ -251,7 +251,7 @@ func (w *walk) documentDoesNotJump(context.Context) error {
 
 func (w *walk) documentServesTheChannel(context.Context) error {
 	if _, ok := w.document.Channels[w.channel]; !ok {
-		return refuse(fault.Unverified, "channel "+w.channel, Unserved, "the document has channels %v", w.document.Names())
+		return refuse(fault.Unverified, "channel "+w.channel, Unserved, "the document has channels %q", w.document.Names())
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func (c *collection) document(ctx context.Context, channels []string) error {
 	for _, channel := range slices.Sorted(slices.Values(channels)) {
 		state, ok := d.Channels[channel]
 		if !ok {
-			return refuse(fault.Unverified, "channel "+channel, Unserved, "the document has channels %v", d.Names())
+			return refuse(fault.Unverified, "channel "+channel, Unserved, "the document has channels %q", d.Names())
 		}
 		if err := c.release(ctx, channel, state); err != nil {
 			return err

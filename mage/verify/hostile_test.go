@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/verify"
 )
 
@@ -167,19 +169,38 @@ func TestHostileEvidenceFilesThatOpen(t *testing.T) {
 			func(v *verify.Verifier) error { _, err := v.Channel(t.Context(), "dev", w.now); return err },
 		},
 		"without a tag of the channel": {
-			reindexed(func(x *ocispec.Index) {
-				for i, m := range x.Manifests {
-					if m.Annotations[ocispec.AnnotationRefName] != "tiny-metadata:channels" {
-						x.Manifests[i].Annotations = nil
-					}
-				}
-			})(honest),
+			reindexed(namelessButChannels)(honest),
 			func(v *verify.Verifier) error { _, err := v.Offered(t.Context()); return err },
 		},
 	} {
 		v := w.verifier
 		v.Registry = must(verify.OpenFile(c.content))
 		t.Run(name, func(t *testing.T) { refused(t, c.ask(&v), fault.Unverified, verify.Missing) })
+	}
+}
+
+func namelessButChannels(x *ocispec.Index) {
+	for i, m := range x.Manifests {
+		if m.Annotations[ocispec.AnnotationRefName] != "tiny-metadata:channels" {
+			x.Manifests[i].Annotations = nil
+		}
+	}
+}
+
+// Row E7: the names that an evidence file offers are nobody's word yet when an error repeats them.
+func TestE7OfferedNamesStayWithinTheirLine(t *testing.T) {
+	w := newWorld(t, plot{document: func(d *release.Document) { d.Channels["x\nchannel dev verified"] = d.Channels["dev"] }})
+	var out bytes.Buffer
+	if err := verify.Export(t.Context(), &out, w.fam, w.registry, "dev"); err != nil {
+		t.Fatal(err)
+	}
+	v := w.verifier
+	v.Registry = must(verify.OpenFile(reindexed(namelessButChannels)(out.Bytes())))
+	_, offered := v.Offered(t.Context())
+	for name, err := range map[string]error{"Offered": offered, "Export": verify.Export(t.Context(), io.Discard, w.fam, w.registry, "prod")} {
+		if !errors.Is(err, fault.Unverified) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s says %q", name, err)
+		}
 	}
 }
 

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,6 +126,36 @@ deny: [{commit: 2222222222222222222222222222222222222222, reason: stolen}]
 	key := family.Policy{Instance: family.Key, MaxJump: family.DefaultJump}
 	if got := instead(own, key); got.MaxAge != 0 || len(got.Deny) != 1 {
 		t.Errorf("of a key, whose signatures have no time, it wants %+v", got)
+	}
+}
+
+// Row E7: what a registry answers stays within its line, and obliges no runner.
+func TestE7WhatARegistrySaysIsNoLineOfOurs(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"errors":[{"code":"DENIED","message":"x\n::set-output name=digest::sha256:0\nchannel prod verified: 39 checks, all hold"}]}`)
+	}))
+	defer server.Close()
+	status, out, errs := ask(t, "channel", "prod", "-family", familyFile, "-registry", strings.TrimPrefix(server.URL, "http://")+"/containai", "-state", t.TempDir())
+	if status != int(fault.Environment) || out != "" || !strings.Contains(errs, "set-output") {
+		t.Fatalf("%d, %q\n%s", status, out, errs)
+	}
+	for line := range strings.Lines(errs) {
+		if strings.HasPrefix(line, "::") || strings.HasPrefix(line, "channel prod") {
+			t.Errorf("it printed the line %q", line)
+		}
+	}
+}
+
+// Whatever an error says, and by whichever way it came, no line of it is a workflow command.
+func TestE7AnErrorIsNoWorkflowCommand(t *testing.T) {
+	var out bytes.Buffer
+	explain(&out, fault.New(fault.Forged, "reading", "a\n::error::x", "b\n  ::add-mask::y").WithHint("c\n::stop-commands::z"))
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(strings.TrimSpace(line), "::") {
+			t.Errorf("it printed the line %q", line)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package registry
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/term"
 )
 
 // classify gives an error of the wire or the disk its kind and the next step. What it does not
@@ -28,7 +30,7 @@ func classify(err error, unknown fault.Kind, op, subject string) error {
 	if kind == 0 {
 		kind = unknown
 	}
-	return &fault.Error{Op: op, Subject: subject, Kind: kind, Hint: hint, Err: withoutQuery(err)}
+	return &fault.Error{Op: op, Subject: subject, Kind: kind, Hint: hint, Err: printable(err)}
 }
 
 func diagnose(err error) (fault.Kind, string) {
@@ -103,14 +105,12 @@ func withoutURL(err error) error {
 	return err
 }
 
-// withoutQuery takes the query from a URL in an error: signed storage links carry a secret there,
-// upload sessions a page of state.
-func withoutQuery(err error) error {
+// printable takes from an error what must not be shown: the query of a URL, and what a registry would
+// have us print.
+func printable(err error) error {
 	var answer *errcode.ErrorResponse
-	if errors.As(err, &answer) && answer.URL != nil {
-		bare := *answer
-		bare.URL = &url.URL{Scheme: answer.URL.Scheme, Host: answer.URL.Host, Path: answer.URL.Path}
-		return &bare
+	if errors.As(err, &answer) {
+		return onOneLine(answer)
 	}
 	var at *url.Error
 	if errors.As(err, &at) {
@@ -118,7 +118,31 @@ func withoutQuery(err error) error {
 		if parseErr != nil {
 			return at.Err
 		}
-		return &url.Error{Op: at.Op, URL: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), Err: at.Err}
+		return &url.Error{Op: at.Op, URL: withoutQuery(u).String(), Err: at.Err}
 	}
 	return err
+}
+
+// onOneLine keeps what a registry says within its line: an answer with lines of its own could tell
+// of success, or begin with a workflow command.
+func onOneLine(answer *errcode.ErrorResponse) error {
+	plain := *answer
+	if answer.URL != nil {
+		plain.URL = withoutQuery(answer.URL)
+	}
+	plain.Errors = nil
+	for _, e := range answer.Errors {
+		said := errcode.Error{Code: term.Escape(e.Code), Message: term.Escape(e.Message)}
+		if e.Detail != nil {
+			said.Detail = term.Escape(fmt.Sprint(e.Detail))
+		}
+		plain.Errors = append(plain.Errors, said)
+	}
+	return &plain
+}
+
+// withoutQuery is a URL without its query: signed storage links carry a secret there, upload
+// sessions a page of state.
+func withoutQuery(u *url.URL) *url.URL {
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
 }

@@ -76,7 +76,7 @@ type wire struct {
 func (w wire) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		err = &fault.Error{Op: "fetching", Subject: w.subject, Kind: fault.Unavailable, Err: fmt.Errorf("%w: %w", errBroken, withoutQuery(err)),
+		err = &fault.Error{Op: "fetching", Subject: w.subject, Kind: fault.Unavailable, Err: fmt.Errorf("%w: %w", errBroken, printable(err)),
 			Hint: "check the network; running the same command again is safe"}
 	}
 	return n, err

@@ -177,7 +177,7 @@ func (r *repeater) settle(req *http.Request, resp *http.Response, err error, too
 	}
 	defer drop(resp)
 	return nil, &fault.Error{
-		Op: "sending", Subject: destination(req), Kind: fault.Unavailable, Err: fmt.Errorf("%w: %w", errBroken, withoutQuery(readAnswer(resp))),
+		Op: "sending", Subject: destination(req), Kind: fault.Unavailable, Err: fmt.Errorf("%w: %w", errBroken, printable(readAnswer(resp))),
 		Hint: "the login ended in the middle of an upload; log in with docker login " + req.URL.Host + " and run the same command again",
 	}
 }
@@ -235,10 +235,10 @@ func destination(req *http.Request) string {
 // cause is what went wrong, as oras-go would say it, without what may be secret in a URL.
 func cause(resp *http.Response, err error) error {
 	if err != nil {
-		return withoutQuery(err)
+		return printable(err)
 	}
 	defer drop(resp)
-	return withoutQuery(readAnswer(resp))
+	return printable(readAnswer(resp))
 }
 
 // drop reads the rest of a short body, so that its connection can be used again, and closes it.

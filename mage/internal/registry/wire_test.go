@@ -336,6 +336,26 @@ func TestErrorsShowNoQuery(t *testing.T) {
 	}
 }
 
+// E7: a registry that refuses says why in its own words, which are one line of ours at most.
+func TestE7WhatARegistrySaysIsOneLine(t *testing.T) {
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"errors":[{"code":"DENIED\n::error::a","message":"no\n::set-output name=a::b\n\u001b[2Jverified","detail":{"a":"b\n::add-mask::c"}},{"code":"DENIED"}]}`)
+	}))
+	r := repo(t, client(t, host), "app")
+	layer := []byte("x")
+	_, _, resolveErr := r.Resolve(t.Context(), "dev")
+	_, fetchErr := r.Fetch(t.Context(), graph.NewNode(ocispec.MediaTypeImageLayer, layer))
+	pushErr := r.Push(t.Context(), graph.NewNode(ocispec.MediaTypeImageLayer, layer), bytes.NewReader(layer))
+	_, tagsErr := r.Tags(t.Context())
+	for call, err := range map[string]error{"Resolve": resolveErr, "Fetch": fetchErr, "Push": pushErr, "Tags": tagsErr} {
+		if !errors.Is(err, fault.Environment) || strings.ContainsAny(err.Error(), "\n\x1b") || !strings.Contains(err.Error(), "verified") {
+			t.Errorf("%s says %q", call, err)
+		}
+	}
+}
+
 // B3: whichever request meets an ill registry once, nobody notices but the count of repetitions.
 // An upload is begun anew by its owner; it counts as an upload more.
 func TestB3EveryRequestMayFailOnce(t *testing.T) {

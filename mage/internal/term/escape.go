@@ -2,6 +2,7 @@ package term
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -11,10 +12,18 @@ import (
 // bidirectional overrides, invisible and unassigned characters and broken UTF-8 become \n, \x1b,
 // \u202e and the like. Printable text and the plain blank stay as they are. (A backslash does
 // too, so this is for reading, not for decoding.)
-func Escape(s string) string { return escape(s, "") }
+func Escape(s string) string { return withoutCommands(escape(s, "")) }
 
 // EscapeLines is Escape for text of several lines: line ends stay.
-func EscapeLines(s string) string { return escape(s, "\n") }
+func EscapeLines(s string) string { return withoutCommands(escape(s, "\n")) }
+
+// withoutCommands lets no line begin with a GitHub workflow command ("::stop-commands::x"), which a
+// runner obeys wherever a step prints it, blanks before it or not.
+func withoutCommands(s string) string {
+	return workflowCommand.ReplaceAllString(s, `${1}\x3a:`)
+}
+
+var workflowCommand = regexp.MustCompile(`(?m)^(\s*)::`)
 
 // escape keeps the control characters in keep.
 func escape(s, keep string) string {

@@ -25,6 +25,9 @@ func TestE7Escape(t *testing.T) {
 		"a NUL and a delete are visible":  {"\x00\x7f", `\x00\x7f`},
 		"a real replacement rune is kept": {"\ufffd", "\ufffd"},
 		"an old workflow command is none": {"a ##[error]b ###[x]", `a ##\x5berror]b ###\x5bx]`},
+		"a workflow command is none":      {"::set-output name=a::b", `\x3a:set-output name=a::b`},
+		"blanks before it do not help":    {"  ::error::b", `  \x3a:error::b`},
+		"two colons elsewhere stay":       {"std::string: ::1", "std::string: ::1"},
 		"nothing stays nothing":           {"", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -32,6 +35,14 @@ func TestE7Escape(t *testing.T) {
 				t.Errorf("Escape(%q) = %q, want %q", test.in, got, test.want)
 			}
 		})
+	}
+}
+
+func TestE7EscapeLines(t *testing.T) {
+	in := "first\n::error::a\r\n\n \t::add-mask::b\n  ::c::\x1b[2J"
+	want := "first\n\\x3a:error::a\\r\n\n \\t::add-mask::b\n  \\x3a:c::\\x1b[2J"
+	if got := term.EscapeLines(in); got != want {
+		t.Errorf("EscapeLines(%q) = %q, want %q", in, got, want)
 	}
 }
 
@@ -79,7 +90,7 @@ func TestE7EscapeMarkdown(t *testing.T) {
 
 // FuzzEscape: whatever comes in, what goes out cannot act where it goes.
 func FuzzEscape(f *testing.F) {
-	for _, seed := range []string{"", "plain", "\x1b[31m", "a\r\n::set-env name=A::b", "\u202e\u200b", "\xff\xfe", "|<b>&#60;", "%0A", "www.a", "1. a"} {
+	for _, seed := range []string{"", "plain", "\x1b[31m", "a\r\n::set-env name=A::b", " ::error::b\n ::c", "\u202e\u200b", "\xff\xfe", "|<b>&#60;", "%0A", "www.a", "1. a"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -91,7 +102,15 @@ func FuzzEscape(f *testing.F) {
 				t.Errorf("%s(%q) = %q holds something invisible", name, s, out)
 			}
 		}
-		if strings.Contains(term.Escape(s), "##[") {
+		for _, line := range strings.Split(term.EscapeLines(s), "\n") {
+			if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.HasPrefix(strings.TrimSpace(line), "::") {
+				t.Errorf("EscapeLines(%q) has the line %q", s, line)
+			}
+		}
+		if again := term.EscapeLines(term.EscapeLines(s)); again != term.EscapeLines(s) {
+			t.Errorf("EscapeLines is not idempotent on %q", s)
+		}
+		if strings.Contains(term.Escape(s), "##[") || strings.HasPrefix(strings.TrimSpace(term.Escape(s)), "::") {
 			t.Errorf("Escape(%q) = %q is a workflow command", s, term.Escape(s))
 		}
 		if again := term.Escape(term.Escape(s)); again != term.Escape(s) {
