@@ -29,7 +29,7 @@ func verifyChannel(name, rollback string) command {
 		if err != nil {
 			return err
 		}
-		if err := memory.Remember(from, result.Seen()); err != nil {
+		if err := memory.Remember(from, v.Seen, result.Seen()); err != nil {
 			return err
 		}
 		return s.printVerified(result)

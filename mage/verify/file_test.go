@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,24 +27,6 @@ func TestD7AnOlderDocumentIsAcceptedWithAReasonThatIsReported(t *testing.T) {
 	}
 	if r.Seen() != (verify.Seen{Generation: 7, Digest: w.node.Digest}) {
 		t.Errorf("Seen() = %+v", r.Seen())
-	}
-}
-
-func TestMemoryKeepsWhatWasSeen(t *testing.T) {
-	m := verify.Memory{Path: filepath.Join(t.TempDir(), "seen.json")}
-	if s, err := m.Recall("a"); s != (verify.Seen{}) || err != nil {
-		t.Errorf("Recall of nothing = %v, %v", s, err)
-	}
-	want := verify.Seen{Generation: 3, Digest: digest.FromString("3")}
-	if err := errors.Join(m.Remember("a", want), m.Remember("b", verify.Seen{Generation: 1})); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := m.Recall("a"); got != want || err != nil {
-		t.Errorf("Recall = %v, %v", got, err)
-	}
-	broken := verify.Memory{Path: filepath.Join(t.TempDir(), "none", "seen.json")}
-	if err := broken.Remember("a", want); !errors.Is(err, fault.Environment) {
-		t.Errorf("Remember without a directory = %v, want Environment", err)
 	}
 }
 

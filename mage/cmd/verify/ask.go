@@ -218,5 +218,5 @@ func (q *question) remembering(v *verify.Verifier, ask func() (verify.Result, er
 	if err != nil {
 		return err
 	}
-	return memory.Remember(from, result.Seen())
+	return memory.Remember(from, v.Seen, result.Seen())
 }
