@@ -347,6 +347,25 @@ func TestACancelledVerificationIsNotAnAnswer(t *testing.T) {
 	}
 }
 
+// Row D13: a root that was read by the rules of one instance does not judge for another's. GitHub's
+// own demand no log: by them a signature in no log would pass a policy of the public instance.
+func TestD13APolicyIsJudgedByItsOwnInstance(t *testing.T) {
+	roots := map[family.Instance][]byte{family.Public: ours().trustedRoot, family.GitHub: ours().withoutLogs, family.Local: ours().trustedRoot, family.Key: nil}
+	for instance, root := range roots {
+		for asked := range roots {
+			s := newScene()
+			s.policy.Instance = asked
+			if asked == family.Key {
+				s.policy.Signer = family.Signer{Key: publicPEM(newKey())}
+			}
+			_, err := verify.Verify(t.Context(), s.subject, s.evidence(), must(verify.ParseTrust(instance, root)), s.policy, s.now)
+			if kind, _ := fault.KindOf(err); (kind == fault.Invalid) != (asked != instance) {
+				t.Errorf("a policy of %q by a root of %q: %v", asked, instance, err)
+			}
+		}
+	}
+}
+
 // FuzzVerify: whatever bytes are accepted as a bundle carry the signed statement.
 func FuzzVerify(f *testing.F) {
 	s := newScene()

@@ -99,6 +99,9 @@ func Verify(ctx context.Context, s Subject, e Evidence, trust *Trust, p family.P
 	if err := s.Digest.Validate(); err != nil || trust == nil || len(demanded) == 0 {
 		return result, fault.New(fault.Invalid, "verifying", s.String(), "digest %q of kind %q has %d demands, with a trusted root: %v", s.Digest, s.Kind, len(demanded), trust != nil)
 	}
+	if trust.Instance() != p.Instance {
+		return result, fault.New(fault.Invalid, "verifying", s.String(), "the policy's instance is %q, the trusted root was read as one of %q", p.Instance, trust.Instance())
+	}
 	t := trial{subject: s, evidence: e, policy: p, now: now}
 	if err := t.admit(); err != nil {
 		return result, err

@@ -28,6 +28,9 @@ type Trust struct {
 	verifier *verify.Verifier     // nil for keys: each expected signer brings its own
 }
 
+// Instance is whose authorities they are: what has to hold of a signature depends on it.
+func (t *Trust) Instance() family.Instance { return t.instance }
+
 // Material is the instance's authorities, logs and timestamp authorities; nil for keys.
 func (t *Trust) Material() root.TrustedMaterial { return t.material }
 

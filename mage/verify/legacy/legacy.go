@@ -89,6 +89,9 @@ func newReader(ctx context.Context, subject ref.Pinned, trust *sigstore.Trust, p
 	if err := errors.Join(r.want.Complete(subject.Digest, policy.Instance), answerable(policy)); err != nil {
 		return nil, err
 	}
+	if trust.Instance() != policy.Instance {
+		return nil, fmt.Errorf("the policy's instance is %q, the trusted root was read as one of %q", policy.Instance, trust.Instance())
+	}
 	r.options = cosign.CheckOpts{Offline: true, TrustedMaterial: trust.Material()}
 	switch policy.Instance {
 	case family.Public:

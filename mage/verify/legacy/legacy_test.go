@@ -443,6 +443,8 @@ func TestALegacySignatureThatDoesNotCountIsRefused(t *testing.T) {
 			parse(t, family.Local, other.root), localPolicy(), sigstore.Untrusted},
 		"D13 GitHub's own instance, which never signed so": {func(t *testing.T, d ref.Pinned) { w.hang(t, d, ".sig", w.signature(t, d.Digest)) },
 			local, family.Policy{Instance: family.GitHub, Signer: publicPolicy().Signer}, fault.Invalid},
+		"D13 a root that was read as another instance's": {func(t *testing.T, d ref.Pinned) { w.hang(t, d, ".sig", w.signature(t, d.Digest)) },
+			w.publicTrust(t), localPolicy(), fault.Invalid},
 		"a policy that names nobody": {func(*testing.T, ref.Pinned) {}, local, family.Policy{Instance: family.Local}, fault.Invalid},
 	} {
 		t.Run(name, func(t *testing.T) {
