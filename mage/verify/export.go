@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
@@ -127,11 +128,11 @@ func (c *collection) artifact(ctx context.Context, member string, node graph.Nod
 }
 
 func (c *collection) manifest(ctx context.Context, member string, node graph.Node, tag string) error {
-	_, known := c.blobs[node.Digest]
 	named := graph.Node{MediaType: node.MediaType, Digest: node.Digest, Size: node.Size}
 	if tag != "" {
 		named.Annotations = map[string]string{ocispec.AnnotationRefName: member + ":" + tag}
 	}
+	_, known := c.blobs[node.Digest]
 	if !known || tag != "" {
 		c.index = append(c.index, named)
 	}
@@ -147,14 +148,38 @@ func (c *collection) manifest(ctx context.Context, member string, node graph.Nod
 		return err
 	}
 	for _, r := range referrers {
-		if err := c.manifest(ctx, member, r.Manifest, ""); err != nil {
-			return err
+		if !isEvidence(r) {
+			continue
 		}
-		if err := c.layers(ctx, member, r.Manifest); err != nil {
+		if err := c.evidence(ctx, repo, r); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isEvidence reports whether a reader would look at something that hangs on a subject. Anybody may
+// attach anything, and nothing of it may keep the rest from being exported.
+func isEvidence(r pipeline.Referrer) bool {
+	return (r.ArtifactType == evidence.BundleType || r.ArtifactType == evidence.SBOMType) && len(r.Layers) <= maxLayers
+}
+
+// evidence adds an attachment: its manifest, the config that says that there is none, and the one
+// layer that a reader takes. Of more, or of one that is too large, the manifest says enough for the
+// reader to refuse it. What hangs on evidence speaks about no subject of ours.
+func (c *collection) evidence(ctx context.Context, repo pipeline.Repository, r pipeline.Referrer) error {
+	if _, known := c.blobs[r.Manifest.Digest]; known {
+		return nil
+	}
+	c.index = append(c.index, graph.Node{MediaType: r.Manifest.MediaType, Digest: r.Manifest.Digest, Size: r.Manifest.Size})
+	if err := c.blob(ctx, repo, r.Manifest, graph.MaxManifest); err != nil {
+		return err
+	}
+	c.blobs[ocispec.DescriptorEmptyJSON.Digest] = ocispec.DescriptorEmptyJSON.Data
+	if len(r.Layers) != 1 || r.Layers[0].Size < 0 || r.Layers[0].Size > pipeline.MaxBundle {
+		return nil
+	}
+	return c.blob(ctx, repo, r.Layers[0], pipeline.MaxBundle)
 }
 
 func (c *collection) layers(ctx context.Context, member string, node graph.Node) error {

@@ -3,6 +3,7 @@ package verify_test
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"slices"
@@ -10,9 +11,12 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/verify"
 )
@@ -41,6 +45,50 @@ func TestAnExportIsTheSameBytesAgain(t *testing.T) {
 		t.Errorf("a channel that is not served: %v, want Unverified", err)
 	}
 	t.Logf("%d bytes", len(one))
+}
+
+// Row D11: what strangers attach keeps nobody from exporting, and its content stays behind.
+func TestD11WhatIsNoEvidenceIsNotExported(t *testing.T) {
+	const tooLarge = pipeline.MaxBundle + 1
+	w := newWorld(t, plot{})
+	_, honest := w.export(t)
+	index := w.record.Images["tiny-1"].Index
+	w.hang(t, "application/x-other", index, nil, make([]byte, tooLarge))
+	w.hang(t, evidence.BundleType, index, nil, slices.Repeat([][]byte{nil}, 1000)...)
+	w.hang(t, evidence.BundleType, must(w.registry.Repository("tiny-1").Referrers(t.Context(), index))[0].Manifest, nil, []byte("on evidence"))
+	if _, content := w.export(t); !bytes.Equal(content, honest) {
+		t.Errorf("the export has %d bytes, without them %d", len(content), len(honest))
+	}
+	w.hang(t, evidence.BundleType, index, nil, make([]byte, tooLarge))
+	w.hang(t, evidence.BundleType, index, nil, []byte("{"), []byte("}"))
+	w.hang(t, evidence.BundleType, index, make([]byte, tooLarge), []byte("{}"))
+	w.hang(t, evidence.SBOMType, index, nil)
+	file, content := w.export(t)
+	if len(content) > 2*len(honest) {
+		t.Errorf("the export has %d bytes, without them %d", len(content), len(honest))
+	}
+	for where, registry := range map[string]pipeline.Registry{"online": w.again(), "offline": file} {
+		v := w.verifier
+		v.Registry = registry
+		if _, err := v.Channel(t.Context(), "dev", w.now); err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
+}
+
+// hang attaches a manifest of this type, config and layers to a manifest of tiny-1; no config is the empty one.
+func (w *world) hang(t *testing.T, artifactType string, subject graph.Node, config []byte, layers ...[]byte) {
+	t.Helper()
+	repo, m := w.registry.Repository("tiny-1"), ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType}
+	m.SchemaVersion, m.Subject = 2, &subject
+	if config == nil {
+		config = ocispec.DescriptorEmptyJSON.Data
+	}
+	m.Config = must(graph.PushBytes(t.Context(), repo, ocispec.DescriptorEmptyJSON.MediaType, config))
+	for _, layer := range layers {
+		m.Layers = append(m.Layers, must(graph.PushBytes(t.Context(), repo, artifactType, layer)))
+	}
+	must(graph.PushBytes(t.Context(), repo, m.MediaType, must(json.Marshal(m))))
 }
 
 func TestAnEvidenceFileIsNotWrittenTo(t *testing.T) {
