@@ -347,7 +347,11 @@ func (d *detour) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // The paths of an honest world's objects.
-func recordPath(w *world) string   { return "/tiny-metadata/manifests/" + w.recordAt.Digest.String() }
+func recordPath(w *world) string { return "/tiny-metadata/manifests/" + w.recordAt.Digest.String() }
+func recordContentPath(w *world) string {
+	m := must(graph.Manifest(context.Background(), w.registry.Repository("tiny-metadata"), w.recordAt))
+	return "/blobs/" + m.Layers[0].Digest.String()
+}
 func channelsPath(*world) string   { return "/tiny-metadata/manifests/channels" }
 func documentPath(w *world) string { return "/tiny-metadata/manifests/" + w.node.Digest.String() }
 func indexPath(w *world) string {
@@ -419,6 +423,8 @@ func hostileRegistries() []hostileRegistry {
 		{"D14", "a mirror that returns another bundle", fault.Forged, "", bundlePath, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }},
 		{"D14", "a mirror that has no channels", fault.Unverified, verify.Missing, channelsPath, lacks},
 		{"D14", "a mirror that has no record", fault.Unverified, verify.Missing, recordPath, lacks},
+		{"D14", "a mirror that lacks the record's content", fault.Unverified, verify.Missing, recordContentPath, lacks},
+		{"D14", "a mirror that lacks a bundle that it lists", fault.Unverified, verify.Missing, bundlePath, lacks},
 		{"D14", "a mirror that lists no evidence", fault.Unverified, verify.Missing, referrersPath, manifest(index, listing(0))},
 		late("a record without end", recordPath, endlessly),
 		late("channels without end", channelsPath, endlessly),

@@ -38,8 +38,12 @@ func (v *Verifier) patiently(ctx context.Context) (context.Context, context.Canc
 }
 
 // arrived tells a limit that was met while reading from a policy that says no: what was asked for did
-// not arrive. Every refusal by policy has a reason.
+// not arrive. Every refusal by policy has a reason. Who reads plans nothing, so that what is named and
+// not there is no conflict with a plan: there is nothing to check.
 func arrived(err error) error {
+	if errors.Is(err, fault.Conflict) {
+		return &fault.Error{Op: "reading", Kind: fault.Unverified, Err: fmt.Errorf("%w: %w", Missing, err)}
+	}
 	late := errors.Is(err, context.DeadlineExceeded)
 	tooMuch := errors.Is(err, fault.Refused) && reasonOf(err) == ""
 	if !late && !tooMuch {
