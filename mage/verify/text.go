@@ -16,13 +16,18 @@ import (
 
 // What people read of a verification; scripts read the values as JSON.
 
-// String lists every check that was made.
+// String lists every check that was made. What was not found by way of a channels document may be
+// genuine and old, and says so.
 func (r Result) String() string {
 	table := term.Table{}
 	for _, c := range r.Checks {
 		table.Rows = append(table.Rows, []string{"✓", c.Subject, c.What, c.Found})
 	}
-	return fmt.Sprintf("%s\n%s verified: %d checks, all hold (%s)\n", table, term.Escape(r.Subject), len(r.Checks), r.Digest)
+	text := fmt.Sprintf("%s\n%s verified: %d checks, all hold (%s)\n", table, term.Escape(r.Subject), len(r.Checks), r.Digest)
+	if r.Generation == 0 {
+		text += "this is its origin, not its currency: for that, verify:channel\n"
+	}
+	return text
 }
 
 // SBOMs are an image's verified SBOMs, by platform, and what its scans found.

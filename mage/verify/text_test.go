@@ -26,6 +26,23 @@ func TestFindingsSayByWhichDatabase(t *testing.T) {
 	}
 }
 
+// An image that verifies may be an old one: only a channel's signed document says what is served now.
+func TestAnImagesResultSaysWhatItDoesNotProve(t *testing.T) {
+	w := newWorld(t, plot{})
+	image, err := w.verifier.Image(t.Context(), "tiny-1", "dev", w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	channel, err := w.verifier.Channel(t.Context(), "dev", w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const says = "not its currency: for that, verify:channel"
+	if !strings.Contains(image.String(), says) || strings.Contains(channel.String(), says) {
+		t.Errorf("the image:\n%s\nthe channel:\n%s", image, channel)
+	}
+}
+
 // Row E7: platforms, components and references come from outside.
 func TestE7ChangesAreEscaped(t *testing.T) {
 	text := verify.ChangesText("a\x1b[2J", "b\n::error::c", map[string][]verify.Change{

@@ -74,7 +74,7 @@ func commands() map[string]command {
 const usage = `usage: containai-verify COMMAND [flag…] ARGUMENT…
 
   channel NAME     everything a channel serves: signatures, provenance, SBOMs, lineage, tags
-  image REF        one image, NAME:TAG or NAME@sha256:…, on every platform
+  image REF        one image, NAME:TAG or NAME@sha256:…, on every platform: its origin, not its currency
   sbom REF         an image's SBOMs, checked; -against REF shows what changed
   offline FILE     the channels of an evidence file, without a network
   fetch NAME DIR   what an installer takes: verifies it, then unpacks it into a new directory
