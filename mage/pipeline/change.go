@@ -86,8 +86,12 @@ func (p *Pipeline) change(ctx context.Context, head release.Head, next release.D
 	if err != nil {
 		return Change{}, err
 	}
-	if c.Tags, err = p.planTags(ctx, next, shownNode(next, node)); err == nil {
-		err = p.notAhead(ctx, head, c.Tags)
+	shown := shownNode(next, node)
+	if len(c.Document) == 0 {
+		shown = &node // converging signs it, if nobody has yet
+	}
+	if c.Tags, err = p.planTags(ctx, next, shown); err == nil {
+		err = p.notAhead(ctx, head, c.Tags, shown)
 	}
 	if err != nil {
 		return Change{}, p.overtaken(ctx, head, err)
@@ -106,10 +110,7 @@ func shownNode(d release.Document, node graph.Node) *graph.Node {
 // overtaken explains why a plan cannot be made: what looks like an overwritten tag may be another
 // mover's next generation, or one that the ledger has lost.
 func (p *Pipeline) overtaken(ctx context.Context, head release.Head, cause error) error {
-	shown, _, err := p.metadata().Resolve(ctx, release.ChannelsTag)
-	if err == nil {
-		err = p.notAhead(ctx, head, []TagMove{{Move: release.Move{From: shown.Digest}, Phase: channelsPhase}})
-	}
+	err := p.notAhead(ctx, head, nil, nil)
 	now, unread := p.Ledger.Head(ctx) // after the tag: what is ahead of it then, the ledger has lost
 	switch {
 	case unread != nil:
@@ -192,8 +193,9 @@ func (p *Pipeline) commit(ctx context.Context, head release.Head, next release.D
 	var group errgroup.Group // without a context of its own: what the signer starts outlives it
 	group.Go(func() error { return p.publishDocument(ctx, node, next, content) })
 	group.Go(func() (err error) {
-		if moves, err = p.planTags(ctx, next, shownNode(next, node)); err == nil {
-			err = p.notAhead(ctx, head, moves)
+		shown := shownNode(next, node)
+		if moves, err = p.planTags(ctx, next, shown); err == nil {
+			err = p.notAhead(ctx, head, moves, shown)
 		}
 		return err
 	})
@@ -334,7 +336,7 @@ func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, err
 			return nil, err
 		}
 		moves, err := p.planTags(ctx, head.Document, node)
-		return moves, errors.Join(err, p.notAhead(ctx, head, moves))
+		return moves, errors.Join(err, p.notAhead(ctx, head, moves, node))
 	}
 	node, err := documentNode(head.Content)
 	if err != nil {
@@ -345,7 +347,7 @@ func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, err
 	group.Go(func() error { return p.pushDocument(ctx, head.Content) })
 	group.Go(func() (err error) {
 		if moves, err = p.planTags(ctx, head.Document, &node); err == nil {
-			err = p.notAhead(ctx, head, moves)
+			err = p.notAhead(ctx, head, moves, &node)
 		}
 		return err
 	})

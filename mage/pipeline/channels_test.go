@@ -280,7 +280,9 @@ func TestABreakglassChangeIsSignedLater(t *testing.T) {
 		t.Errorf("reconciling without a signer moved %v, %v", moved, err)
 	}
 
-	if _, moved, err := w.pipeline(t, "ops").Converge(t.Context()); err != nil || len(moved) != 5 { // dev, nightly, prod, gen-N, channels
+	p := w.pipeline(t, "ops")
+	late := w.plans(t, func() (pipeline.Change, error) { return p.PlanReconcile(t.Context()) })
+	if _, moved, err := p.Apply(t.Context(), late); err != nil || len(moved) != 5 || len(late.Tags) != 5 { // dev, nightly, prod, gen-N, channels
 		t.Errorf("reconciling with a signer moved %v, %v", moved, err)
 	}
 	if err := w.settled(t); err != nil {

@@ -269,20 +269,21 @@ func TestD7ALedgerThatWentBackIsNotFollowed(t *testing.T) {
 				_, err := p.Release(t.Context(), w.plan(third), pipeline.Order{Channel: "dev", Until: pipeline.UntilPromote, Moved: because("")})
 				return err
 			},
-			"promoting":  func() error { _, err := p.Promote(t.Context(), w.promotion("dev", third, "")); return err },
-			"planning":   func() error { _, err := p.PlanReconcile(t.Context()); return err },
-			"refreshing": func() error { _, err := p.PlanRefresh(t.Context()); return err },
+			"promoting":                              func() error { _, err := p.Promote(t.Context(), w.promotion("dev", third, "")); return err },
+			"planning":                               func() error { _, err := p.PlanReconcile(t.Context()); return err },
+			"refreshing":                             func() error { _, err := p.PlanRefresh(t.Context()); return err },
+			"breaking the glass for another channel": func() error { return w.breakGlass(t, p, "dev") },
 		} {
 			if lost == nil && what != "promoting" && what != "releasing" { // there is nothing to follow, nor to refresh
 				continue
 			}
 			t.Run(name+", "+what, func(t *testing.T) {
-				before := w.shown("metadata", release.ChannelsTag)
+				before, served := w.shown("metadata", release.ChannelsTag), w.shown("app", "prod")
 				head := w.book.head()
 				if err := try(); !errors.Is(err, fault.Forged) || fault.HintOf(err) == "" {
 					t.Errorf("it ended with %v", err)
 				}
-				if w.shown("metadata", release.ChannelsTag) != before || w.book.head().ID != head.ID {
+				if w.shown("metadata", release.ChannelsTag) != before || w.shown("app", "prod") != served || w.book.head().ID != head.ID {
 					t.Error("something moved")
 				}
 			})
@@ -292,4 +293,15 @@ func TestD7ALedgerThatWentBackIsNotFollowed(t *testing.T) {
 	if err := w.settled(t); err != nil {
 		t.Error(err)
 	}
+}
+
+// breakGlass rolls a channel back with a document that nobody signs.
+func (w *world) breakGlass(t *testing.T, p *pipeline.Pipeline, channel string) error {
+	m := because("the site is down")
+	m.Unsigned = true
+	c, err := p.PlanRollback(t.Context(), channel, "", m, false)
+	if err == nil {
+		_, _, err = p.Apply(t.Context(), c)
+	}
+	return err
 }

@@ -60,19 +60,18 @@ var errAhead = errors.New("the registry is ahead of the ledger")
 
 // notAhead refuses to take `channels` away from a document that a mover signed and that is not of the
 // ledger's past: then the ledger has lost generations, and tags that followed it would go back.
-func (p *Pipeline) notAhead(ctx context.Context, head release.Head, moves []TagMove) error {
-	i := slices.IndexFunc(moves, func(m TagMove) bool { return m.Phase == channelsPhase })
-	if i < 0 || moves[i].From == "" {
-		return nil
+func (p *Pipeline) notAhead(ctx context.Context, head release.Head, moves []TagMove, document *graph.Node) error {
+	at, err := p.channelsAt(ctx, moves, document)
+	if err != nil || at == "" {
+		return err
 	}
 	var of graph.Node // the head's own document, whose move is not yet seen
 	if head.ID != "" {
-		var err error
-		if of, err = documentNode(head.Content); err != nil || moves[i].From == of.Digest {
+		if of, err = documentNode(head.Content); err != nil || at == of.Digest {
 			return err
 		}
 	}
-	node, found, err := p.metadata().ByDigest(ctx, moves[i].From)
+	node, found, err := p.metadata().ByDigest(ctx, at)
 	if err != nil || !found {
 		return err
 	}
@@ -90,6 +89,20 @@ func (p *Pipeline) notAhead(ctx context.Context, head release.Head, moves []TagM
 	return &fault.Error{Op: "following", Subject: "ledger of " + p.Family.Name, Kind: fault.Forged,
 		Err:  fmt.Errorf("%w: it shows generation %d, signed, as %s; the ledger is at generation %d", errAhead, shown.Generation, node.Digest, head.Document.Generation),
 		Hint: "somebody rewrote the ledger, or lost it: bring its newest commit back from another clone before anything else moves"}
+}
+
+// channelsAt is what `channels` shows and would no longer show: where a move says that it was seen, and
+// read where the moves leave the metadata artifact alone, because nobody has signed its document.
+func (p *Pipeline) channelsAt(ctx context.Context, moves []TagMove, document *graph.Node) (digest.Digest, error) {
+	if document == nil {
+		n, _, err := p.metadata().Resolve(ctx, release.ChannelsTag)
+		return n.Digest, err
+	}
+	i := slices.IndexFunc(moves, func(m TagMove) bool { return m.Phase == channelsPhase })
+	if i < 0 {
+		return "", nil
+	}
+	return moves[i].From, nil
 }
 
 // place is a tag of a member.
