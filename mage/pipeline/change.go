@@ -86,11 +86,11 @@ func (p *Pipeline) change(ctx context.Context, head release.Head, next release.D
 	if err != nil {
 		return Change{}, err
 	}
-	shown := shownNode(next, node)
+	shown, plan := shownNode(next, node), p.planTags
 	if len(c.Document) == 0 {
-		shown = &node // converging signs it, if nobody has yet
+		shown, plan = &node, p.planDrift // converging signs it, if nobody has yet
 	}
-	if c.Tags, err = p.planTags(ctx, next, shown); err == nil {
+	if c.Tags, err = plan(ctx, next, shown); err == nil {
 		err = p.notAhead(ctx, head, c.Tags, shown)
 	}
 	if err != nil {
@@ -335,7 +335,7 @@ func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, err
 		if err != nil {
 			return nil, err
 		}
-		moves, err := p.planTags(ctx, head.Document, node)
+		moves, err := p.planDrift(ctx, head.Document, node)
 		return moves, errors.Join(err, p.notAhead(ctx, head, moves, node))
 	}
 	node, err := documentNode(head.Content)
@@ -346,7 +346,7 @@ func (p *Pipeline) drift(ctx context.Context, head release.Head) ([]TagMove, err
 	var group errgroup.Group
 	group.Go(func() error { return p.pushDocument(ctx, head.Content) })
 	group.Go(func() (err error) {
-		if moves, err = p.planTags(ctx, head.Document, &node); err == nil {
+		if moves, err = p.planDrift(ctx, head.Document, &node); err == nil {
 			err = p.notAhead(ctx, head, moves, &node)
 		}
 		return err

@@ -295,6 +295,50 @@ func TestD7ALedgerThatWentBackIsNotFollowed(t *testing.T) {
 	}
 }
 
+// What a careless cleaner took from one channel stops no other, nor its own way to a release that is whole.
+func TestWhatOneChannelLostStopsNoOther(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "prod", second)
+	w.promote(t, p, "nightly", second)
+	w.promote(t, p, "dev", third)
+	w.vanish(t, "app", w.book.head().Document.Channels["dev"].Members["app"])
+	notes := &told{}
+	p.Progress = notes
+	w.plans(t, func() (pipeline.Change, error) {
+		return p.PlanPromotion(t.Context(), w.book.head(), w.promotion("hotfix", second, ""))
+	})
+	if len(notes.notes) != 1 || !strings.Contains(notes.notes[0], "app:dev") || !strings.Contains(notes.notes[0], "mage ops:fsck") {
+		t.Errorf("it told %q, want app:dev alone", notes.notes)
+	}
+	w.still(t, fault.Refused, func() error { // what is lost goes into no other channel
+		_, err := p.PlanPromotion(t.Context(), w.book.head(), w.promotion("hotfix", third, ""))
+		return err
+	})
+	p.History = history{w.plan(second).Source}
+	if _, err := p.Release(t.Context(), w.plan(second), pipeline.Order{Channel: "nightly", Until: pipeline.UntilPromote, Moved: because("")}); err != nil {
+		t.Errorf("releasing to another channel: %v", err)
+	}
+	for _, plan := range []func() (pipeline.Change, error){
+		func() (pipeline.Change, error) {
+			return p.PlanRollback(t.Context(), "prod", "", because("it leaks"), false)
+		},
+		func() (pipeline.Change, error) { return p.PlanHold(t.Context(), "dev", because("it is lost"), true) },
+		func() (pipeline.Change, error) { return p.PlanHold(t.Context(), "dev", because("mended"), false) },
+		func() (pipeline.Change, error) {
+			return p.PlanRollback(t.Context(), "dev", "", because("it is lost"), false)
+		},
+	} {
+		if _, _, err := p.Apply(t.Context(), w.plans(t, plan)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := w.settled(t); err != nil {
+		t.Error(err)
+	}
+}
+
 // breakGlass rolls a channel back with a document that nobody signs.
 func (w *world) breakGlass(t *testing.T, p *pipeline.Pipeline, channel string) error {
 	m := because("the site is down")

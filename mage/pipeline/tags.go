@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -58,6 +59,7 @@ type wanted struct {
 	to          digest.Digest
 	phase       int
 	immutable   bool
+	kept        bool // nothing new: that it is lost stops nobody, it stays where it is
 }
 
 // wantedTags derives every tag from a document whose manifest is node; without it the metadata
@@ -67,6 +69,7 @@ func (p *Pipeline) wantedTags(d release.Document, node *graph.Node) []wanted {
 	metadata := p.Family.ArtifactOf(family.Metadata)
 	for _, channel := range d.Names() {
 		s := d.Channels[channel]
+		kept := s.Generation != d.Generation || s.Moved.Action == release.Held || s.Moved.Action == release.Released
 		for _, member := range p.Family.Members() {
 			to, ok := s.Members[member]
 			if !ok {
@@ -76,13 +79,13 @@ func (p *Pipeline) wantedTags(d release.Document, node *graph.Node) []wanted {
 			if _, image := p.Family.Images[member]; image {
 				phase = imagePhase
 			}
-			all = append(all, wanted{member: member, tag: channel, to: to, phase: phase})
+			all = append(all, wanted{member: member, tag: channel, to: to, phase: phase, kept: kept})
 			if s.Version != "" {
-				all = append(all, wanted{member: member, tag: s.Version, to: to, phase: versionPhase, immutable: true})
+				all = append(all, wanted{member: member, tag: s.Version, to: to, phase: versionPhase, immutable: true, kept: kept})
 			}
 		}
 		if s.Version != "" {
-			all = append(all, wanted{member: metadata, tag: s.Version, to: s.Record, phase: versionPhase, immutable: true})
+			all = append(all, wanted{member: metadata, tag: s.Version, to: s.Record, phase: versionPhase, immutable: true, kept: kept})
 		}
 		if node != nil {
 			all = append(all, wanted{member: metadata, tag: channel, to: node.Digest, phase: artifactPhase})
@@ -97,10 +100,24 @@ func (p *Pipeline) wantedTags(d release.Document, node *graph.Node) []wanted {
 	return all
 }
 
-// planTags compares every tag that a document implies with what the registry shows, and returns
-// the moves that are missing, by phase.
+// planTags plans the tags of a document that comes next.
 func (p *Pipeline) planTags(ctx context.Context, d release.Document, node *graph.Node) ([]TagMove, error) {
+	return p.missingMoves(ctx, p.wantedTags(d, node), node)
+}
+
+// planDrift plans the tags of a document that is in force. What is lost of it stops nothing, least of
+// all the way to a release that is whole.
+func (p *Pipeline) planDrift(ctx context.Context, d release.Document, node *graph.Node) ([]TagMove, error) {
 	want := p.wantedTags(d, node)
+	for i := range want {
+		want[i].kept = true
+	}
+	return p.missingMoves(ctx, want, node)
+}
+
+// missingMoves compares every tag with what the registry shows, and returns the moves that are
+// missing, by phase.
+func (p *Pipeline) missingMoves(ctx context.Context, want []wanted, node *graph.Node) ([]TagMove, error) {
 	plans := make([]*TagMove, len(want))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxReading)
@@ -135,7 +152,14 @@ func (p *Pipeline) planTag(ctx context.Context, w wanted, document *graph.Node) 
 	to := graph.Node{}
 	if document != nil && w.to == document.Digest {
 		to = *document
-	} else if to, err = p.node(ctx, w.member, w.to); err != nil {
+	} else {
+		to, err = p.node(ctx, w.member, w.to)
+	}
+	switch {
+	case w.kept && errors.Is(err, fault.Unverified):
+		p.Progress.Note("tags", w.member+":"+w.tag, "it stays where it is, mage ops:fsck says more: "+err.Error())
+		return nil, nil
+	case err != nil:
 		return nil, err
 	}
 	m := TagMove{Move: release.Move{Tag: ref.Tagged{Repo: repo.Name(), Tag: w.tag}, To: to}, Member: w.member, Phase: w.phase, Immutable: w.immutable}
