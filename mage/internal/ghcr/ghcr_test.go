@@ -234,6 +234,9 @@ func TestAVersionComesBackOrSaysWhyNot(t *testing.T) {
 	if err := w.shelf.Restore(t.Context(), entry, nil); !errors.Is(err, fault.Unverified) || fault.HintOf(err) == "" {
 		t.Errorf("a second time: %v", err)
 	}
+	if err := w.as(t, "nobody", "").Restore(t.Context(), entry, nil); !errors.Is(err, fault.Environment) || fault.HintOf(err) == "" {
+		t.Errorf("where there is no package: %v", err)
+	}
 }
 
 func TestAnAddressThatIsNoHTTPSIsRefused(t *testing.T) {

@@ -280,8 +280,11 @@ func (s *Shelf) Delete(ctx context.Context, it graph.Item) (retention.Outcome, s
 // Restore brings a version back by its number, within 30 days and unless its digest was pushed again.
 // GitHub gives its tags back with it.
 func (s *Shelf) Restore(ctx context.Context, e retention.Entry, _ []byte) error {
-	if _, _, found, err := s.read(ctx); err != nil || !found {
-		return fault.Wrap(err, fault.Environment, "restoring", e.At)
+	switch _, _, found, err := s.read(ctx); {
+	case err != nil:
+		return err
+	case !found:
+		return fault.New(fault.Environment, "restoring", e.At, "the package does not exist, or this token may not see it").WithHint("mage ops:visibility")
 	}
 	a, err := s.client.call(ctx, http.MethodPost, s.versions("/"+strconv.FormatInt(e.ID, 10)+"/restore"))
 	switch {
