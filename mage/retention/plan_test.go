@@ -71,6 +71,16 @@ func TestWhatStaysAndWhatGoes(t *testing.T) {
 			f.Served = append(f.Served, served(1, "2", 39))
 			f.Family.Channels["dev"] = family.Channel{Keep: family.Keep{Releases: 1, Within: 40 * day}}
 		}, ""},
+		"a release that was served until yesterday, since long": {func(s *shelf, f *retention.Facts) {
+			s.release("2")
+			f.Served = []retention.Served{served(2, "1", 1), served(1, "2", 300)}
+			f.Family.Channels["dev"] = family.Channel{Keep: family.Keep{Releases: 1, Within: 180 * day}}
+		}, ""},
+		"a release that was not served for longer than the time": {func(s *shelf, f *retention.Facts) {
+			s.release("2")
+			f.Served = []retention.Served{served(3, "1", 1), served(2, "1", 181), served(1, "2", 300)}
+			f.Family.Channels["dev"] = family.Channel{Keep: family.Keep{Releases: 1, Within: 180 * day}}
+		}, "record 2, app 2, child 2"},
 		"an older release takes the place of one that is gone": {func(s *shelf, f *retention.Facts) {
 			s.release("3")
 			f.Served = append(f.Served, served(2, "2", 39), served(1, "3", 40))

@@ -85,15 +85,19 @@ func (f Facts) isChannelTag(tag string) bool {
 // window are the past releases that one can roll back to, and the oldest generation among them. A
 // release whose record is gone cannot be rolled back to: an older one takes its place.
 func (f Facts) window(m *graph.Map) (roots []graph.Root, oldest uint64) {
-	kept := map[string]map[digest.Digest]bool{}
+	kept, since := map[string]map[digest.Digest]bool{}, map[string]time.Time{}
 	for _, s := range f.Served {
+		until, past := since[s.Channel]
+		if since[s.Channel] = s.At; !past {
+			until = f.Now
+		}
 		if _, there := m.Item(ref.Pinned{Repo: f.metadata(), Digest: s.Record}); !there {
 			continue
 		}
 		if kept[s.Channel] == nil {
 			kept[s.Channel] = map[digest.Digest]bool{}
 		}
-		why := f.keeps(s, len(kept[s.Channel]), kept[s.Channel][s.Record])
+		why := f.keeps(s, until, len(kept[s.Channel]), kept[s.Channel][s.Record])
 		if why == "" {
 			continue
 		}
@@ -106,8 +110,8 @@ func (f Facts) window(m *graph.Map) (roots []graph.Root, oldest uint64) {
 	return roots, oldest
 }
 
-// keeps says why a state stays when count newer releases of its channel do, or "".
-func (f Facts) keeps(s Served, count int, counted bool) string {
+// keeps says why a state, which ended at a time, stays when count newer releases of its channel do, or "".
+func (f Facts) keeps(s Served, until time.Time, count int, counted bool) string {
 	keep := f.Family.Channels[s.Channel].Keep
 	switch {
 	case !keep.Stated():
@@ -116,8 +120,8 @@ func (f Facts) keeps(s Served, count int, counted bool) string {
 		return fmt.Sprintf("%s keeps all its releases", s.Channel)
 	case counted || count < keep.Releases:
 		return fmt.Sprintf("one of the last %d releases of %s", keep.Releases, s.Channel)
-	case keep.Within > 0 && f.Now.Sub(s.At) < keep.Within:
-		return fmt.Sprintf("%s served it %s ago, within %s", s.Channel, Span(f.Now.Sub(s.At)), Span(keep.Within))
+	case keep.Within > 0 && f.Now.Sub(until) < keep.Within:
+		return fmt.Sprintf("%s served it until %s ago, within %s", s.Channel, Span(f.Now.Sub(until)), Span(keep.Within))
 	}
 	return ""
 }
