@@ -14,11 +14,15 @@ import (
 	"github.com/containai/containai/mage/retention"
 )
 
-// prove walks every root of what is there after a sweep. A hole that was not there before, and that
-// the sweep made, is filled again: somebody pushed what needs it in the moment between the last look
-// and the deletion.
-func (k *Keeper) prove(ctx context.Context, before retention.Facts, done []retention.Entry) error {
+// prove walks every root of what is there after a sweep. A hole that a sweep made, this one or one that
+// stopped before it came here, is filled again: somebody pushed what needs it in the moment between the
+// last look and the deletion.
+func (k *Keeper) prove(ctx context.Context, before retention.Facts) error {
 	after, err := k.Scan(ctx)
+	if err != nil {
+		return err
+	}
+	taken, err := k.Deleted("")
 	if err != nil {
 		return err
 	}
@@ -30,12 +34,12 @@ func (k *Keeper) prove(ctx context.Context, before retention.Facts, done []reten
 	var lost []string
 	for _, h := range holes(after) {
 		at := k.place(h.At)
-		i := slices.IndexFunc(done, func(e retention.Entry) bool { return e.At == at && e.Outcome == retention.Deleted })
+		i := slices.IndexFunc(taken, func(e retention.Entry) bool { return e.At == at })
 		switch {
-		case old[at] || !h.Missing:
+		case !h.Missing:
 		case i >= 0:
-			back = append(back, done[i])
-		default:
+			back = append(back, taken[i])
+		case !old[at]:
 			lost = append(lost, at)
 		}
 	}
@@ -43,7 +47,7 @@ func (k *Keeper) prove(ctx context.Context, before retention.Facts, done []reten
 		return err
 	}
 	if len(back) > 0 {
-		return k.prove(ctx, before, slices.DeleteFunc(slices.Clone(done), func(e retention.Entry) bool { return slices.ContainsFunc(back, e.Same) }))
+		return k.prove(ctx, before) // what came back may need more
 	}
 	if len(lost) > 0 {
 		return fault.New(fault.Partial, "proving", k.Base.String(), "%d places that roots reach are gone, and not by this run: %s", len(lost), strings.Join(lost, ", ")).
@@ -61,7 +65,8 @@ func holes(f retention.Facts) []graph.Hole {
 }
 
 // Deleted returns what the journal says was deleted and did not come back, newest first: in the order
-// in which it can be restored. A name chooses: a run, a digest, a tag, a repository; empty is all.
+// in which it can be restored. What was absent when it was to be deleted may be of a call whose answer
+// was lost, and can come back as well. A name chooses: a run, a digest, a tag, a repository; empty is all.
 func (k *Keeper) Deleted(name string) ([]retention.Entry, error) {
 	entries, err := k.Journal.Entries()
 	if err != nil {
@@ -69,7 +74,7 @@ func (k *Keeper) Deleted(name string) ([]retention.Entry, error) {
 	}
 	var list []retention.Entry
 	for _, e := range retention.Fold(entries) {
-		if (e.Outcome == retention.Deleted || e.Outcome == "") && e.Named(name) {
+		if (e.Outcome == retention.Deleted || e.Outcome == retention.Absent || e.Outcome == "") && e.Named(name) {
 			list = append(list, e)
 		}
 	}

@@ -26,7 +26,7 @@ const recheck = 10
 
 // Prune does what a plan says, and no more: before each deletion it looks whether the item is still
 // what the plan saw, and every few of them, and at each repository, whether anything new needs it.
-// It ends by walking every root again; what is missing then and went in this run comes back. The
+// It ends by walking every root again; what is missing then and is in the journal comes back. The
 // result is one entry for each planned deletion that was come to.
 func (k *Keeper) Prune(ctx context.Context, f retention.Facts, p retention.Plan) ([]retention.Entry, error) {
 	if err := p.Refusal(); err != nil {
@@ -35,13 +35,10 @@ func (k *Keeper) Prune(ctx context.Context, f retention.Facts, p retention.Plan)
 	if err := k.settle(f); err != nil {
 		return nil, err
 	}
-	s, err := k.newSweep(ctx, f, p)
-	if err != nil {
-		return nil, err
-	}
-	err = s.all(ctx, p.Deletes)
+	s := k.newSweep(f, p)
+	err := s.all(ctx, p.Deletes)
 	if err == nil {
-		err = k.prove(ctx, f, s.done)
+		err = k.prove(ctx, f)
 	}
 	if kind, _ := fault.KindOf(err); err != nil && s.wrote() && kind != fault.Partial {
 		err = &fault.Error{Op: "pruning", Subject: k.Base.String(), Kind: fault.Partial, Err: err,
@@ -79,21 +76,19 @@ func (k *Keeper) settle(f retention.Facts) error {
 type sweep struct {
 	k      *Keeper
 	facts  retention.Facts // as far as they are known now
-	head   string          // of the ledger, when it was read
 	run    string
 	doomed map[ref.Pinned]bool
 	why    map[ref.Pinned]string // what was planned and stays
 	done   []retention.Entry
 }
 
-func (k *Keeper) newSweep(ctx context.Context, f retention.Facts, p retention.Plan) (*sweep, error) {
-	head, err := k.Ledger.Head(ctx)
-	s := &sweep{k: k, facts: f, head: head.ID, run: p.Now.UTC().Format("20060102T150405Z"), doomed: map[ref.Pinned]bool{}, why: map[ref.Pinned]string{}}
+func (k *Keeper) newSweep(f retention.Facts, p retention.Plan) *sweep {
+	s := &sweep{k: k, facts: f, run: p.Now.UTC().Format("20060102T150405Z"), doomed: map[ref.Pinned]bool{}, why: map[ref.Pinned]string{}}
 	s.facts.Items = slices.Clone(f.Items)
 	for _, d := range p.Deletes {
 		s.doomed[d.Item.At] = true
 	}
-	return s, err
+	return s
 }
 
 // all goes through the deletions in their order: what names something goes before it.
@@ -144,8 +139,8 @@ func (s *sweep) one(ctx context.Context, shelf Shelf, it graph.Item) (retention.
 	case err != nil:
 		return e, err
 	case !found:
-		e.Outcome = retention.Absent
-		return e, s.k.Journal.Append(e)
+		e.Outcome = retention.Absent // not ours: what the journal has of it stands
+		return e, nil
 	case !slices.Equal(tags, it.Tags):
 		e.Outcome, e.Why = retention.Skipped, fmt.Sprintf("its tags are %v now, they were %v", tags, it.Tags)
 		s.spare(it.At, "something that leads to it was tagged meanwhile")
@@ -217,8 +212,12 @@ func (s *sweep) review(ctx context.Context, shelf Shelf) error {
 	if err != nil {
 		return err
 	}
-	if head.ID != s.head {
-		s.head, changed = head.ID, true
+	node, err := documentNode(head.Content)
+	if err != nil {
+		return err
+	}
+	if node.Digest != s.facts.Head { // which are older than the sweep
+		changed = true
 		if err := s.k.readLedger(ctx, &s.facts); err != nil {
 			return err
 		}

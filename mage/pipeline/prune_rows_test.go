@@ -96,6 +96,45 @@ func TestA6_AnIndexThatComesDuringTheSweepIsWholeInTheEnd(t *testing.T) {
 	})
 }
 
+// A sweep that stops before it proves what it left: the next run mends what this one broke.
+func TestA6_WhatAStoppedSweepBrokeIsMendedByTheNext(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		var orphans []graph.Node
+		for i := range 2 {
+			orphans = append(orphans, y.push("app", fmt.Sprint("orphan ", i)))
+		}
+		y.age(2 * day)
+		k := y.keeper()
+		f, p := y.plan(k)
+		var broken graph.Node
+		y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			i := slices.IndexFunc(orphans, func(n graph.Node) bool { return y.about(req, n) })
+			switch {
+			case isDelete(req) && broken.Digest != "":
+				w.WriteHeader(http.StatusForbidden)
+				return
+			case isDelete(req) && i >= 0:
+				broken = orphans[i]
+				y.index("app", broken)
+			}
+			next.ServeHTTP(w, req)
+		})
+		if _, err := k.Prune(t.Context(), f, p); !errors.Is(err, fault.Partial) || broken.Digest == "" {
+			t.Fatalf("the first run: %v", err)
+		}
+		y.guard(nil)
+		if y.has("app", broken.Digest.String()) {
+			t.Fatal("the first run broke nothing")
+		}
+		if _, err := y.prune(y.keeper()); err != nil {
+			t.Fatal(err)
+		}
+		if !y.has("app", broken.Digest.String()) {
+			t.Error("the child of a young index is gone for good")
+		}
+	})
+}
+
 // about reports whether a request is about a manifest, by its digest or by its number.
 func (y *yard) about(req *http.Request, n graph.Node) bool {
 	if y.github == nil {
@@ -408,6 +447,49 @@ func TestC9_WhatWasTaggedBetweenPlanAndSweepStaysWithAllItNeeds(t *testing.T) {
 				t.Errorf("what was tagged %s is gone", tag)
 			}
 		}
+	})
+}
+
+func TestC8_ADeletionWhoseAnswerWasLostCanBeUndone(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		var once atomic.Bool
+		y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if isDelete(req) && once.CompareAndSwap(false, true) {
+				next.ServeHTTP(httptest.NewRecorder(), req.Clone(context.WithoutCancel(req.Context())))
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+		entries, err := y.prune(y.keeper())
+		if err != nil || len(entries) == 0 || !once.Load() {
+			t.Fatalf("%d deletions, %v", len(entries), err)
+		}
+		lost, err := y.keeper().Deleted("")
+		y.must(err)
+		if len(lost) != len(entries) {
+			t.Errorf("%d can be restored, %d are gone", len(lost), len(entries))
+		}
+		y.must(y.keeper().Undelete(t.Context(), lost))
+		y.whole(0)
+	})
+}
+
+// The ledger moved between plan and sweep, and no tag has followed yet.
+func TestC9_WhatTheLedgerNamesSinceThePlanIsNotTakenAtAll(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		k := y.keeper()
+		f, p := y.plan(k)
+		c := y.candidate(0)
+		y.commit(c, "prod")
+		entries, err := k.Prune(t.Context(), f, p)
+		y.must(err)
+		for _, n := range c.Record.Images {
+			if e := find(t, entries, n.Index); e.Outcome != retention.Skipped {
+				t.Errorf("%s was %s", e.At, e.Outcome)
+			}
+		}
+		y.whole(0)
 	})
 }
 

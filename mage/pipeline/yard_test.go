@@ -349,6 +349,18 @@ func (y *yard) publish(i int) release.Candidate {
 // enter commits a generation and lets the tags follow.
 func (y *yard) enter(c release.Candidate, channel string) {
 	y.t.Helper()
+	document, generation := y.commit(c, channel)
+	for _, tag := range []string{release.GenerationTag(generation), channel, release.ChannelsTag} {
+		y.tag("metadata", tag, document)
+	}
+	for member, image := range c.Record.Images {
+		y.tag(member, channel, image.Index)
+	}
+}
+
+// commit commits a generation and pushes its document.
+func (y *yard) commit(c release.Candidate, channel string) (document graph.Node, generation uint64) {
+	y.t.Helper()
 	head := y.rows.now()
 	next, _, err := release.PlanPromote(head, y.fam.Name, channel, c, release.Moved{By: "yard", Run: "test", At: y.clock()})
 	y.must(err)
@@ -358,19 +370,20 @@ func (y *yard) enter(c release.Candidate, channel string) {
 	layer, err := graph.PushBytes(y.t.Context(), y.shelf("metadata"), layerType, content)
 	y.must(err)
 	layer.Annotations = map[string]string{ocispec.AnnotationTitle: "channels.json"}
-	document, err := graph.PackArtifact(y.t.Context(), y.shelf("metadata"), artifactType, []graph.Node{layer}, nil)
+	document, err = graph.PackArtifact(y.t.Context(), y.shelf("metadata"), artifactType, []graph.Node{layer}, nil)
 	y.must(err)
 	y.rows.add(content, next)
-	for _, tag := range []string{release.GenerationTag(next.Generation), channel, release.ChannelsTag} {
-		y.tag("metadata", tag, document)
-	}
-	for member, image := range c.Record.Images {
-		y.tag(member, channel, image.Index)
-	}
+	return document, next.Generation
 }
 
 // serve lets a channel serve a release that was published before.
 func (y *yard) serve(i int, channel string) {
+	y.t.Helper()
+	y.enter(y.candidate(i), channel)
+}
+
+// candidate reads a release that was published before.
+func (y *yard) candidate(i int) release.Candidate {
 	y.t.Helper()
 	n, found, err := y.shelf("metadata").Resolve(y.t.Context(), "sha-"+commitOf(i))
 	y.must(err)
@@ -379,7 +392,7 @@ func (y *yard) serve(i int, channel string) {
 	}
 	r, err := pipeline.ReadRecord(y.t.Context(), y.shelf("metadata"), n)
 	y.must(err)
-	y.enter(release.Candidate{Record: r, Digest: n.Digest}, channel)
+	return release.Candidate{Record: r, Digest: n.Digest}
 }
 
 // ledgerOf is a ledger that nobody fights over.

@@ -14,7 +14,7 @@ type Outcome string
 // The outcomes. An entry without one was begun, and its answer never came.
 const (
 	Deleted  Outcome = "deleted"
-	Absent   Outcome = "absent"   // somebody else did it, or a run that was killed
+	Absent   Outcome = "absent"   // somebody else did it, or we did and the answer was lost
 	Retained Outcome = "retained" // the registry does not give it up
 	Skipped  Outcome = "skipped"  // it is needed now, or was touched since the plan
 	Restored Outcome = "restored" // it was deleted and came back
@@ -53,9 +53,6 @@ func Fold(entries []Entry) []Entry {
 	}
 	return folded
 }
-
-// Same reports whether two entries are of the same deletion.
-func (e Entry) Same(other Entry) bool { return e.At == other.At && e.Run == other.Run }
 
 // Named reports whether a name means the entry: its run, digest, one of its tags, its repository. An
 // empty name means all.
