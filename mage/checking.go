@@ -35,24 +35,44 @@ func fsck(repair bool) command {
 			return err
 		}
 		found.Ailments = append(found.Ailments, served...)
-		left := len(found.Ailments)
-		for _, a := range found.Ailments {
-			if !repair || !a.Repairable() {
-				continue
-			}
-			if err := a.Repair(ctx); err != nil {
-				return fault.Wrap(err, fault.Unverified, "repairing", a.At)
-			}
-			found.Repaired = append(found.Repaired, a.At)
-			left--
+		if repair {
+			found.Repaired, err = w.repair(ctx, found.Ailments)
 		}
 		w.progress.settle()
-		if err := w.print(found, func() string { return checkupText(found) }); err != nil || left == 0 {
+		if printing := w.print(found, func() string { return checkupText(found) }); err == nil {
+			err = printing
+		}
+		left := len(found.Ailments) - len(found.Repaired)
+		if err != nil || left == 0 {
 			return err
 		}
 		return fault.New(fault.Unverified, "checking", w.public, "%d of %d things that are promised are not so", left, len(found.Ailments)).
 			WithHint("the table says what cures each; mage ops:fsck -repair does what can be done here")
 	}
+}
+
+// repair cures what can be cured, and returns the places. What cannot be does not stop the others; the
+// error is the first.
+func (w *workshop) repair(ctx context.Context, ailments []pipeline.Ailment) ([]string, error) {
+	repaired := []string{}
+	var first error
+	for _, a := range ailments {
+		if !a.Repairable() {
+			continue
+		}
+		err := fault.Wrap(a.Repair(ctx), fault.Unverified, "repairing", a.At)
+		switch {
+		case ctx.Err() != nil:
+			return repaired, err
+		case err == nil:
+			repaired = append(repaired, a.At)
+			continue
+		case first == nil:
+			first = err
+		}
+		w.progress.Note("fsck", a.At, err.Error())
+	}
+	return repaired, first
 }
 
 func checkupText(c checkup) string {

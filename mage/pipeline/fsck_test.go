@@ -77,6 +77,42 @@ func TestFsckFindsWhatIsMissingAndRestoresWhatTheJournalHas(t *testing.T) {
 	})
 }
 
+// Who lost an index with its child gets both back, in whatever order they are found.
+func TestFsckRestoresAnIndexWithItsChildren(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		n, _, err := y.shelf("app").Resolve(t.Context(), "dev")
+		y.must(err)
+		children, err := graph.Children(t.Context(), y.shelf("app"), n)
+		y.must(err)
+		k := y.keeper()
+		f, err := k.Scan(t.Context())
+		y.must(err)
+		for _, d := range []graph.Node{n, children[0]} { // as a prune does
+			i := slices.IndexFunc(f.Items, func(it graph.Item) bool { return it.At.Digest == d.Digest })
+			e := retention.NewEntry("run", strings.Replace(f.Items[i].At.String(), y.host(), "yard", 1), f.Items[i], f.Now)
+			_, content, _, err := k.Shelves["app"].Manifest(t.Context(), d.Digest)
+			y.must(err)
+			y.must(k.Journal.Keep(content))
+			e.Outcome, _, err = k.Shelves["app"].Delete(t.Context(), f.Items[i])
+			y.must(err)
+			y.must(k.Journal.Append(e))
+		}
+		x := y.examine()
+		if len(x.Ailments) == 0 {
+			t.Fatal("nothing is missing")
+		}
+		for _, a := range x.Ailments {
+			if err := a.Repair(t.Context()); err != nil {
+				t.Errorf("%s %s: %v", a.What, a.At, err)
+			}
+		}
+		if x = y.examine(); len(x.Ailments) > 0 {
+			t.Errorf("after the repair: %+v", x.Ailments)
+		}
+		y.whole(3)
+	})
+}
+
 // A simultaneous writer replaced the index of referrers (NVIDIA/nodewright-packages#132).
 func TestFsckListsAgainWhatAReferrersTagLost(t *testing.T) {
 	onBoth(t, func(t *testing.T, y *yard) {

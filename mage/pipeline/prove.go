@@ -82,9 +82,13 @@ func (k *Keeper) Deleted(name string) ([]retention.Entry, error) {
 	return list, nil
 }
 
-// Undelete brings entries back, in their order, and the journal says so. What does not come back does
-// not stop the others; the error names all of it.
+// Undelete brings entries back, and the journal says so. What an entry's manifest names comes back before
+// it, if it is deleted too. What does not come back does not stop the others; the error counts it.
 func (k *Keeper) Undelete(ctx context.Context, entries []retention.Entry) error {
+	entries, err := k.withChildren(entries)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	for _, e := range entries {
 		err := k.restore(ctx, e)
@@ -106,6 +110,55 @@ func (k *Keeper) Undelete(ctx context.Context, entries []retention.Entry) error 
 		return fault.Wrap(fmt.Errorf("%d of %d did not come back, the first: %w", len(failed), len(entries), failed[0]), fault.Unverified, "restoring", k.Base.String())
 	}
 	return nil
+}
+
+// withChildren puts before each entry what its manifest names, at any depth: no registry takes an index
+// whose children it does not have. What came back meanwhile is left out.
+func (k *Keeper) withChildren(entries []retention.Entry) ([]retention.Entry, error) {
+	deleted, err := k.Deleted("")
+	if err != nil {
+		return nil, err
+	}
+	lost := map[string]retention.Entry{}
+	for _, e := range deleted {
+		lost[e.At] = e
+	}
+	var ordered []retention.Entry
+	var add func(at string)
+	add = func(at string) {
+		e, ok := lost[at]
+		if !ok {
+			return
+		}
+		delete(lost, at) // each once
+		repo, _, _ := strings.Cut(at, "@")
+		for _, c := range k.children(e) {
+			add(repo + "@" + c.Digest.String())
+		}
+		ordered = append(ordered, e)
+	}
+	for _, e := range entries {
+		add(e.At)
+	}
+	return ordered, nil
+}
+
+// children are what a deleted manifest names, as far as the trash can tell: what it cannot, restoring it says.
+func (k *Keeper) children(e retention.Entry) []graph.Node {
+	_, hex, _ := strings.Cut(e.At, "@")
+	d, err := digest.Parse(hex)
+	if err != nil {
+		return nil
+	}
+	content, found, err := k.Journal.Kept(d)
+	if err != nil || !found {
+		return nil
+	}
+	links, err := graph.ReadLinks(graph.Node{MediaType: e.MediaType, Digest: d}, content)
+	if err != nil {
+		return nil
+	}
+	return links.Children
 }
 
 func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {
