@@ -214,6 +214,9 @@ func (w *workshop) dispatchHint(err error, in intent) error {
 	if in.to != "" {
 		command += " -f to=" + shellQuote(in.to)
 	}
+	if in.bad {
+		command += " -f bad=true"
+	}
 	return &fault.Error{Op: "applying", Subject: in.channel, Kind: fault.Environment, Err: err,
 		Hint: command + " -f reason=" + shellQuote(in.reason)}
 }
@@ -282,7 +285,7 @@ func rollback(in intent) command {
 		in.again += " -reason='…'"
 	}
 	return operate(in, ofChannel(in, func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
-		if m.Reason == "" && !in.apply {
+		if m.Reason == "" && !in.apply && in.out == "" { // what is kept in a file is applied as it is
 			m.Reason = "(the reason given with -reason)"
 		}
 		return p.PlanRollback(ctx, in.channel, in.to, m, in.bad)
