@@ -25,6 +25,7 @@ type Change struct {
 	Generation uint64    `json:"generation"` // of that head
 	Document   []byte    `json:"document,omitempty"`
 	Tags       []TagMove `json:"tags"`
+	From       string    `json:"from,omitempty"` // the name whose digests a retag gives
 
 	Differences []Difference `json:"differences,omitempty"` // of what is served, for whoever decides
 

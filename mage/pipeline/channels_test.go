@@ -371,6 +371,22 @@ func TestARetagGivesTheFamilyAFreeNameAndNoOther(t *testing.T) {
 
 	plan := func() (pipeline.Change, error) { return p.PlanRetag(t.Context(), "prod", "demo") }
 	change := saved(t, w.plans(t, plan))
+	for name, edit := range map[string]func(*pipeline.Change, *pipeline.TagMove){
+		"another release": func(_ *pipeline.Change, m *pipeline.TagMove) { m.To = w.releases[fork].Record.Members()[m.Member] },
+		"another name":    func(_ *pipeline.Change, m *pipeline.TagMove) { m.Tag.Tag = "latest" },
+		"another source":  func(c *pipeline.Change, _ *pipeline.TagMove) { c.From = "dev" },
+		"no source":       func(c *pipeline.Change, _ *pipeline.TagMove) { c.From = "" },
+	} {
+		t.Run("a saved plan with "+name, func(t *testing.T) {
+			edited := saved(t, change)
+			edit(&edited, &edited.Tags[0])
+			want := fault.Conflict
+			if edited.From == "" {
+				want = fault.Invalid
+			}
+			w.still(t, want, func() error { _, _, err := p.ApplySaved(t.Context(), edited); return err })
+		})
+	}
 	if _, done, err := p.ApplySaved(t.Context(), change); err != nil || len(done) != len(w.releases[first].Record.Members()) {
 		t.Fatalf("Retag = %v, %v", done, err)
 	}

@@ -297,7 +297,7 @@ func (p *Pipeline) PlanRetag(ctx context.Context, from, to string) (Change, erro
 	if err != nil {
 		return Change{}, err
 	}
-	c := Change{Family: p.Family.Name, Summary: "retag " + from + " as " + to, Expects: head.ID, Generation: head.Document.Generation}
+	c := Change{Family: p.Family.Name, Summary: retagging(from, to), From: from, Expects: head.ID, Generation: head.Document.Generation}
 	for _, member := range p.Family.Members() {
 		if d, ok := shown[member]; ok {
 			m, err := p.planTag(ctx, wanted{member: member, tag: to, to: d, phase: imagePhase}, nil)
@@ -311,6 +311,8 @@ func (p *Pipeline) PlanRetag(ctx context.Context, from, to string) (Change, erro
 	}
 	return c, nil
 }
+
+func retagging(from, to string) string { return "retag " + from + " as " + to }
 
 // freeName refuses tags that mean something else.
 func (p *Pipeline) freeName(tag string) error {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -18,12 +19,34 @@ func (p *Pipeline) ApplySaved(ctx context.Context, c Change) (release.Head, []Ta
 	if err != nil {
 		return release.Head{}, nil, err
 	}
-	if len(c.Document) > 0 && head.ID == c.Expects {
-		if err := p.planAgain(ctx, head, c); err != nil {
-			return release.Head{}, nil, err
-		}
+	switch {
+	case p.retags(c):
+		err = p.retagAgain(ctx, c)
+	case len(c.Document) > 0 && head.ID == c.Expects:
+		err = p.planAgain(ctx, head, c)
+	}
+	if err != nil {
+		return release.Head{}, nil, err
 	}
 	return p.Apply(ctx, c)
+}
+
+// retagAgain refuses a saved retag that gives another name than it says, or anything but what its old
+// name shows now.
+func (p *Pipeline) retagAgain(ctx context.Context, c Change) error {
+	if _, err := ref.ParseTag(c.From); err != nil {
+		return err
+	}
+	shown, err := p.shown(ctx, c.From)
+	if err != nil {
+		return err
+	}
+	for _, m := range c.Tags {
+		if m.To.Digest != shown[m.Member] || c.Summary != retagging(c.From, m.Tag.Tag) {
+			return fault.New(fault.Conflict, "applying", c.Summary, "%s is not what %s:%s shows, under the name that was planned", m, m.Member, c.From).WithHint("plan again")
+		}
+	}
+	return nil
 }
 
 // planAgain refuses a saved document that planning does not come to.
