@@ -57,13 +57,16 @@ func (c *collection) repository(path string, entry fs.DirEntry, err error) error
 	if d.Validate() != nil {
 		return nil // the link of a tag
 	}
-	if filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(path)))) == "_layers" {
+	switch filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(path)))) {
+	case "_layers":
 		c.links[d] = append(c.links[d], path)
 		info, err := entry.Info()
 		if err == nil && !info.ModTime().Before(c.before) {
 			c.named[d] = true // somebody uploaded or mounted it lately
 		}
 		return err
+	case "index":
+		return nil // of what a tag once showed, and shows if it is a revision: distribution never forgets it
 	}
 	c.named[d] = true
 	content, err := os.ReadFile(c.blob(d))

@@ -13,6 +13,7 @@ import (
 	"github.com/containai/containai/mage/internal/local"
 	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/ref"
+	rel "github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/retention"
 )
 
@@ -56,12 +57,20 @@ func TestCollectTakesTheBlobsThatNothingNames(t *testing.T) {
 		}
 		return n, content
 	}
-	named, shared, lost, undone := push("named"), push("shared"), push("lost"), push("undone")
+	named, shared, lost, undone, tagged := push("named"), push("shared"), push("lost"), push("undone"), push("tagged")
+	was, _ := pack(tagged)
+	now, _ := pack(named)
+	tag := ref.Tagged{Repo: repo.Name(), Tag: "dev"}
+	for _, m := range []rel.Move{{Tag: tag, To: was}, {Tag: tag, From: was.Digest, To: now}} {
+		if _, err := repo.MoveTag(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
 	pack(named, shared)
 	_, manifest := pack(undone)
 	gone, _ := pack(lost, shared)
 	shelf := registry.NewShelf(repo, nil)
-	for _, n := range []graph.Node{gone, graph.NewNode(gone.MediaType, manifest)} {
+	for _, n := range []graph.Node{was, gone, graph.NewNode(gone.MediaType, manifest)} {
 		if outcome, _, err := shelf.Delete(t.Context(), graph.Item{At: ref.Pinned{Repo: repo.Name(), Digest: n.Digest}}); err != nil || outcome != retention.Deleted {
 			t.Fatalf("%s was %s, %v", n.Digest, outcome, err)
 		}
@@ -87,8 +96,10 @@ func TestCollectTakesTheBlobsThatNothingNames(t *testing.T) {
 			t.Errorf("the blob that is %s is there: %v, %v", name, there, err)
 		}
 	}
-	if there, err := repo.Exists(t.Context(), lost); err != nil || there || freed < lost.Size {
-		t.Errorf("the blob that nothing names is there: %v, %v; %d bytes are free", there, err, freed)
+	for name, blob := range map[string]graph.Node{"nothing names": lost, "only what a tag once showed names": tagged} {
+		if there, err := repo.Exists(t.Context(), blob); err != nil || there || freed < lost.Size+tagged.Size {
+			t.Errorf("the blob that %s is there: %v, %v; %d bytes are free", name, there, err, freed)
+		}
 	}
 }
 
