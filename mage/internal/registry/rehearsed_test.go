@@ -127,6 +127,27 @@ func TestB2ADenialIsKnownAtOnceByWhateverIsAskedFirst(t *testing.T) {
 	}
 }
 
+// A tag that the registry refused to write counts as nothing done: it is no reason to mend anything.
+func TestB2ATagThatIsDeniedIsNotWritten(t *testing.T) {
+	inBubble(t, func(t *testing.T, model *rehearsal.GitHub) {
+		w := rehearse(t, http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodPut && strings.HasSuffix(req.URL.Path, "/manifests/dev") {
+				rw.WriteHeader(http.StatusForbidden)
+				return
+			}
+			model.ServeHTTP(rw, req)
+		}))
+		n := w.publish(t)
+		written, err := w.app.MoveTag(t.Context(), release.Move{Tag: ref.Tagged{Repo: w.app.Name(), Tag: "dev"}, To: n})
+		if !errors.Is(err, fault.Environment) || written {
+			t.Errorf("moving: written %v, %v", written, err)
+		}
+		if written, err = w.app.TagImmutable(t.Context(), "dev", n); !errors.Is(err, fault.Environment) || written {
+			t.Errorf("tagging: written %v, %v", written, err)
+		}
+	})
+}
+
 // The registry takes some of a layer and falls asleep, with its connection open.
 func TestB4AnUploadThatFallsAsleepIsBegunAnew(t *testing.T) {
 	inBubble(t, func(t *testing.T, model *rehearsal.GitHub) {

@@ -50,7 +50,7 @@ type backend interface {
 const readBacks = 7
 
 // tagImmutable creates a tag, or finds it with the same digest, or refuses.
-func tagImmutable(ctx context.Context, b backend, tag string, n graph.Node) (bool, error) {
+func tagImmutable(ctx context.Context, b backend, tag string, n graph.Node) (written bool, err error) {
 	if _, err := ref.ParseTag(tag); err != nil {
 		return false, err
 	}
@@ -63,8 +63,8 @@ func tagImmutable(ctx context.Context, b backend, tag string, n graph.Node) (boo
 	case there:
 		return false, immutable(tag, now, n)
 	}
-	if now, err = write(ctx, b, tag, "", n); err != nil {
-		return true, err
+	if now, written, err = write(ctx, b, tag, "", n); err != nil {
+		return written, err
 	}
 	if now.Digest != n.Digest {
 		return true, immutable(tag, now, n)
@@ -73,7 +73,7 @@ func tagImmutable(ctx context.Context, b backend, tag string, n graph.Node) (boo
 }
 
 // moveTag moves a tag from one digest to another. An empty from means: it must not exist.
-func moveTag(ctx context.Context, b backend, tag string, from digest.Digest, to graph.Node) (bool, error) {
+func moveTag(ctx context.Context, b backend, tag string, from digest.Digest, to graph.Node) (written bool, err error) {
 	if _, err := ref.ParseTag(tag); err != nil {
 		return false, err
 	}
@@ -86,8 +86,8 @@ func moveTag(ctx context.Context, b backend, tag string, from digest.Digest, to 
 	case now.Digest != from:
 		return false, moved(tag, now, from)
 	}
-	if now, err = write(ctx, b, tag, from, to); err != nil {
-		return true, err
+	if now, written, err = write(ctx, b, tag, from, to); err != nil {
+		return written, err
 	}
 	if now.Digest != to.Digest {
 		return true, moved(tag, now, to.Digest)
@@ -96,29 +96,30 @@ func moveTag(ctx context.Context, b backend, tag string, from digest.Digest, to 
 }
 
 // write puts the bytes of a stored manifest under a tag and reads the tag until it holds them.
-// It returns what the tag holds, which is other than n if somebody else wrote at the same time.
-func write(ctx context.Context, b backend, tag string, was digest.Digest, n graph.Node) (graph.Node, error) {
+// It returns what the tag holds, which is other than n if somebody else wrote at the same time, and
+// whether it may have written: a registry that refused has not.
+func write(ctx context.Context, b backend, tag string, was digest.Digest, n graph.Node) (now graph.Node, written bool, err error) {
 	content, err := graph.Fetch(ctx, b, n, graph.MaxManifest)
 	if err != nil {
-		return graph.Node{}, err
+		return graph.Node{}, false, err
 	}
 	put := func() error { return b.put(ctx, tag, n, content) }
 	if err := insist(ctx, b, put, nil); err != nil {
-		return graph.Node{}, err
+		return graph.Node{}, !errors.Is(err, fault.Environment) && !errors.Is(err, fault.Refused), err
 	}
 	for try := range readBacks {
 		now, there, err := b.at(ctx, tag)
 		if err != nil {
-			return graph.Node{}, err
+			return graph.Node{}, true, err
 		}
 		if there && now.Digest != was {
-			return now, nil
+			return now, true, nil
 		}
 		if err := b.wait(ctx, try); err != nil {
-			return graph.Node{}, err
+			return graph.Node{}, true, err
 		}
 	}
-	return graph.Node{}, unread(b.pin(n), fmt.Sprintf("tag %q was written and does not read back", tag))
+	return graph.Node{}, true, unread(b.pin(n), fmt.Sprintf("tag %q was written and does not read back", tag))
 }
 
 // unread is the error of a write that the registry does not show within the time we give it.
