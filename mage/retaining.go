@@ -271,14 +271,14 @@ func undelete(what string, apply bool) command {
 			err = k.Undelete(ctx, entries)
 		}
 		w.progress.settle()
-		if printing := w.print(out, func() string { return undeleteText(out) }); err == nil {
+		if printing := w.print(out, func() string { return undeleteText(out, s.env.now()) }); err == nil {
 			err = printing
 		}
 		return err
 	}
 }
 
-func undeleteText(r restoring) string {
+func undeleteText(r restoring, now time.Time) string {
 	if len(r.Entries) == 0 {
 		return "nothing is deleted that the journal knows of\n"
 	}
@@ -286,12 +286,17 @@ func undeleteText(r restoring) string {
 		return ""
 	}
 	table := term.Table{Head: []string{"run", "what", "tags", "how it comes back"}}
+	can := len(r.Entries)
 	for _, e := range r.Entries {
 		way := "pushed again from this machine's trash, as long as the registry has its blobs"
 		if e.ID != 0 {
-			way = "restored by GitHub, until " + e.Time.AddDate(0, 0, 30).Format(time.DateOnly)
+			until := e.Time.AddDate(0, 0, 30)
+			way = "restored by GitHub, until " + until.Format(time.DateOnly)
+			if now.After(until) {
+				can, way = can-1, "NO LONGER: GitHub kept it until "+until.Format(time.DateOnly)+"; release the commit anew"
+			}
 		}
 		table.Rows = append(table.Rows, []string{e.Run, e.At, strings.Join(e.Tags, " "), way})
 	}
-	return table.String() + fmt.Sprintf("%d can come back; to do it: mage ops:undelete -apply, or with -what=\n", len(r.Entries))
+	return table.String() + fmt.Sprintf("%d can come back; to do it: mage ops:undelete -apply, or with -what=\n", can)
 }

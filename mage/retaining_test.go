@@ -1,0 +1,23 @@
+package mage
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containai/containai/mage/retention"
+)
+
+// GitHub keeps what was deleted for 30 days: after that nobody is promised that it comes back.
+func TestUndeleteCountsWhatCanStillComeBack(t *testing.T) {
+	deleted := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	r := restoring{Entries: []retention.Entry{
+		{Run: "1", At: "ghcr.io/acme/app@sha256:1", ID: 1, Time: deleted},
+		{Run: "1", At: "ghcr.io/acme/app@sha256:2", ID: 2, Time: deleted.AddDate(0, 0, 1)},
+		{Run: "1", At: "registry.example.com/acme/app@sha256:3", Time: deleted},
+	}}
+	text := undeleteText(r, deleted.AddDate(0, 0, 30).Add(time.Hour))
+	if !strings.Contains(text, "2 can come back") || strings.Count(text, "NO LONGER") != 1 {
+		t.Errorf("it says\n%s", text)
+	}
+}
