@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/pipeline"
@@ -427,6 +429,44 @@ func TestARegistryWithHistoryIsAdoptedFromItsTags(t *testing.T) {
 	}
 	w.still(t, fault.Conflict, func() error { _, err := p.PlanAdopt(t.Context(), because("")); return err })
 	w.promote(t, p, "prod", third)
+}
+
+// A record that this login may not read is no reason to take another: it may be the right one.
+func TestWhatMayNotBeReadIsNotPassedOver(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "prod", second)
+	w.promote(t, p, "prod", third)
+	p.Registry = closed{p.Registry, w.releases[second].Node.Digest}
+	w.still(t, fault.Environment, func() error {
+		_, err := p.PlanRollback(t.Context(), "prod", "", because("it leaks"), false)
+		return err
+	})
+	w.book.heads = nil
+	w.still(t, fault.Environment, func() error { _, err := p.PlanAdopt(t.Context(), because("")); return err })
+}
+
+// closed is a registry that does not let this login read one manifest.
+type closed struct {
+	pipeline.Registry
+	digest digest.Digest
+}
+
+func (c closed) Repository(name string) pipeline.Repository {
+	return closedRepository{c.Registry.Repository(name), c.digest}
+}
+
+type closedRepository struct {
+	pipeline.Repository
+	digest digest.Digest
+}
+
+func (c closedRepository) ByDigest(ctx context.Context, d digest.Digest) (graph.Node, bool, error) {
+	if d == c.digest {
+		return graph.Node{}, false, fault.New(fault.Environment, "reading", d.String(), "this login may not")
+	}
+	return c.Repository.ByDigest(ctx, d)
 }
 
 func TestARefreshIssuesTheSameDocumentAnew(t *testing.T) {

@@ -38,6 +38,10 @@ func TestWhatIsForeseenIsWhatHappens(t *testing.T) {
 	if steps := foresee(unbuilt); len(steps) != 4 {
 		t.Errorf("of what was never built it foresees %v", steps)
 	}
+	w.still(t, fault.Invalid, func() error {
+		_, err := p.Foresee(t.Context(), w.plan(unbuilt), pipeline.Order{Channel: "stable"})
+		return err
+	})
 	steps := foresee(second)
 	out := w.promote(t, p, "prod", second)
 	if want := len(out.Moves) + 2; len(steps) != want { // the document, the ledger, the tags

@@ -85,7 +85,7 @@ func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m relea
 			return Change{}, err
 		case useless == nil:
 			return c, nil
-		case to != "", errors.Is(useless, fault.Interrupted), errors.Is(useless, fault.Unavailable):
+		case to != "", errors.Is(useless, fault.Interrupted), errors.Is(useless, fault.Unavailable), errors.Is(useless, fault.Environment):
 			return Change{}, useless
 		}
 		p.Progress.Note("rollback", channel, "passing over "+name(s)+": "+useless.Error())
@@ -242,8 +242,11 @@ func (p *Pipeline) adoptable(ctx context.Context, channel string) (release.Candi
 			return release.Candidate{}, err
 		}
 		pub, err := p.Load(ctx, node.Digest)
-		if err != nil || !serves(pub.Record, shown) {
-			continue
+		switch kind, _ := fault.KindOf(err); {
+		case kind == fault.Forged, kind == fault.Unverified, kind == fault.Refused, err == nil && !serves(pub.Record, shown):
+			continue // no record of ours, or another
+		case err != nil:
+			return release.Candidate{}, err
 		}
 		_, _, err = p.whole(ctx, pub)
 		return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest}, err

@@ -53,8 +53,8 @@ type Order struct {
 // inspection it does not talk to the registry: a pull request needs no credential.
 func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Result, error) {
 	channel, until := o.Channel, o.Until
-	if _, ok := p.Family.Channels[channel]; !ok {
-		return Result{}, fault.New(fault.Invalid, "releasing", channel, "the family has no such channel")
+	if err := p.known(channel); err != nil {
+		return Result{}, err
 	}
 	if until == UntilBuild || until == UntilInspect {
 		_, result, err := p.approveBuilt(ctx, plan, channel, until)
@@ -92,6 +92,14 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 	return result, nil
 }
 
+// known refuses a channel that the family does not have.
+func (p *Pipeline) known(channel string) error {
+	if _, ok := p.Family.Channels[channel]; !ok {
+		return fault.New(fault.Invalid, "releasing", channel, "the family has no such channel")
+	}
+	return nil
+}
+
 // preflight refuses, before anything slow begins, what the channel will refuse at the end: it is
 // held, or the commit does not come after what it serves.
 func (p *Pipeline) preflight(ctx context.Context, head release.Head, src release.Source, channel string) error {
@@ -109,6 +117,9 @@ func (p *Pipeline) preflight(ctx context.Context, head release.Head, src release
 // Foresee says what Release would do, one line a step, and does none of it; nothing when the
 // channel serves the release and all tags follow.
 func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]string, error) {
+	if err := p.known(o.Channel); err != nil {
+		return nil, err
+	}
 	head, err := p.Ledger.Head(ctx)
 	if err != nil {
 		return nil, err
