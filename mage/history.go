@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
@@ -31,9 +32,13 @@ func history(channel, at string) command {
 		if err != nil {
 			return err
 		}
+		if _, known := w.fam.Channels[channel]; !known && channel != "" && len(steps) == 0 {
+			return fault.New(fault.Invalid, "reading history", channel, "the family has no such channel, and never had").
+				WithHint("its channels are %s", strings.Join(slices.Sorted(maps.Keys(w.fam.Channels)), ", "))
+		}
 		w.tellSigned(ctx, head)
 		if at != "" {
-			steps, err = servedAt(w, steps, channel, moment)
+			steps, err = servedAt(steps, moment)
 		}
 		if err != nil {
 			return err
@@ -88,13 +93,15 @@ func (w *workshop) tellSigned(ctx context.Context, head release.Head) {
 	}
 }
 
-// servedAt keeps the step of each channel that was in force at a time.
-func servedAt(w *workshop, steps []release.Step, channel string, at time.Time) ([]release.Step, error) {
+// servedAt keeps the step of each channel that was in force at a time, also of those that the family
+// gave up since.
+func servedAt(steps []release.Step, at time.Time) ([]release.Step, error) {
+	channels := map[string]bool{}
+	for _, s := range steps {
+		channels[s.Channel] = true
+	}
 	served := []release.Step{}
-	for _, name := range slices.Sorted(maps.Keys(w.fam.Channels)) {
-		if channel != "" && channel != name {
-			continue
-		}
+	for _, name := range slices.Sorted(maps.Keys(channels)) {
 		if step, ok := release.At(steps, name, at); ok {
 			served = append(served, step)
 		}
