@@ -14,6 +14,7 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -169,7 +170,11 @@ func (w *world) pipeline(t testing.TB, who string) *pipeline.Pipeline {
 // pipelineAt is pipeline for who reaches the registry at another address.
 func (w *world) pipelineAt(t testing.TB, url, who string) *pipeline.Pipeline {
 	t.Helper()
-	client, err := registry.New(strings.TrimPrefix(url, "http://")+"/"+owner, registry.Options{UserAgent: who, Pause: time.Microsecond, Budget: time.Second, Cache: w.cache})
+	cache := w.cache
+	if w.race.Load() != nil { // racers are on machines of their own: the locks of one would stop the schedule
+		cache = filepath.Join(cache, who)
+	}
+	client, err := registry.New(strings.TrimPrefix(url, "http://")+"/"+owner, registry.Options{UserAgent: who, Pause: time.Microsecond, Budget: time.Second, Cache: cache})
 	if err != nil {
 		t.Fatal(err)
 	}
