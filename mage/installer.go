@@ -47,7 +47,7 @@ func verifierProgram(library, platform string) tool.Program {
 
 // buildVerifier builds the verifier for a platform and returns its path.
 func (w *workshop) buildVerifier(ctx context.Context, platform string) (string, error) {
-	return verifierProgram(w.env.library, platform).Build(ctx, w.programs(), func(line string) { w.progress.Note("build", "", line) })
+	return w.compile(ctx, "build", verifierProgram(w.env.library, platform))
 }
 
 // packInstaller stores the verifiers, writes the script that names them to a file, and puts the

@@ -12,6 +12,7 @@ import (
 	"github.com/containai/containai/mage/internal/inspect"
 	"github.com/containai/containai/mage/internal/pack"
 	"github.com/containai/containai/mage/internal/registry"
+	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
@@ -81,7 +82,7 @@ type inspectorPort struct {
 // Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
 // is refused here: no gate has a rule that would let it pass.
 func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error) {
-	worker, err := inspect.Worker(p.env.library).Build(ctx, p.programs(), func(line string) { p.progress.Note("inspect", "", line) })
+	worker, err := p.compile(ctx, "inspect", inspect.Worker(p.env.library))
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +159,11 @@ func (p *inspectorPort) SBOM(_ context.Context, b release.Built, subject, platfo
 }
 
 func (w *workshop) programs() string { return w.env.cache + "/programs" }
+
+// compile builds one of this library's own programs, once, and tells the stage that waits for it.
+func (w *workshop) compile(ctx context.Context, stage string, p tool.Program) (string, error) {
+	return p.Build(ctx, w.programs(), func(line string) { w.progress.Note(stage, "", line) })
+}
 
 // loadIntoEngine hands the host platform's images to a Docker engine, if one answers.
 func (w *workshop) loadIntoEngine(ctx context.Context, p *pipeline.Pipeline, built release.Built) error {

@@ -194,9 +194,9 @@ func (p *signerPort) keySigner(a authorities) (pipeline.Signer, error) {
 
 // localSigner builds the helper and starts this machine's Sigstore.
 func (p *signerPort) localSigner(ctx context.Context) (pipeline.Signer, error) {
-	helper, err := tool.Program{
+	helper, err := p.compile(ctx, "attest", tool.Program{
 		Name: "sigstore-local", Version: "dev", Package: ".", Dir: filepath.Join(p.env.library, "mage", "sigstore-local"), Estimate: sigstoreEstimate,
-	}.Build(ctx, p.programs(), func(line string) { p.progress.Note("attest", "", line) })
+	})
 	if err != nil {
 		return nil, err
 	}
