@@ -98,8 +98,8 @@ const (
 	Smoke         FindingKind = "smoke"
 )
 
-// Finding is one problem of one cell. Severity is LOW, MEDIUM, HIGH, CRITICAL or UNKNOWN.
-// A secret's Match never holds the secret.
+// Finding is one problem of one cell. Severity is LOW, MEDIUM, HIGH, CRITICAL or UNKNOWN. It says
+// where a secret is, and never holds the secret or the text around it.
 type Finding struct {
 	Kind     FindingKind   `json:"kind"`
 	ID       string        `json:"id"`
@@ -108,8 +108,16 @@ type Finding struct {
 	Package  string        `json:"package,omitempty"`
 	Version  string        `json:"version,omitempty"`
 	FixedIn  string        `json:"fixedIn,omitempty"`
-	Path     string        `json:"path,omitempty"`
+	Path     string        `json:"path,omitempty"` // in the layer; "config.json#/config/Env/3" in the image's own documents
+	Line     int           `json:"line,omitempty"` // of a secret, counted from 1
 	Layer    digest.Digest `json:"layer,omitempty"`
+}
+
+// Layer is a layer of a cell and the Dockerfile instruction that made it, as the image's history
+// tells it: one line, cut, and not told when it holds a secret.
+type Layer struct {
+	Digest      digest.Digest `json:"digest"`
+	Instruction string        `json:"instruction,omitempty"`
 }
 
 // Report is the result of inspecting one cell: scan.json, and the predicate of its attestation.
@@ -125,6 +133,7 @@ type Report struct {
 	Database        string            `json:"database,omitempty"` // version and RFC 3339 time of the vulnerability database
 	Packages        int               `json:"packages"`           // components in the SBOM
 	SBOM            digest.Digest     `json:"sbom"`               // of the CycloneDX document
+	Layers          []Layer           `json:"layers,omitempty"`   // lowest first
 	Smoke           []SmokeResult     `json:"smoke"`
 	Findings        []Finding         `json:"findings"` // sorted by kind, severity, id, path
 }

@@ -143,6 +143,10 @@ func scan(ctx context.Context, t target, found *layers, db database, scanner sec
 	if everPackaged && vulnerabilities.osPackages == 0 {
 		return evidence.Report{}, detection{}, fault.New(fault.Refused, "merging", "layers", "a later layer removes the package database, so nobody can say what is installed")
 	}
+	layers, err := describeLayers(scanner, t)
+	if err != nil {
+		return evidence.Report{}, detection{}, err
+	}
 	return evidence.Report{
 		Cell:            t.cell,
 		Digest:          t.digest,
@@ -150,6 +154,7 @@ func scan(ctx context.Context, t target, found *layers, db database, scanner sec
 		Vulnerabilities: vulnerabilities.coverage,
 		Reason:          vulnerabilities.reason,
 		Database:        db.version,
+		Layers:          layers,
 		Smoke:           []evidence.SmokeResult{},
 		Findings:        slices.Compact(append([]evidence.Finding{}, findings...)),
 	}, vulnerabilities, nil

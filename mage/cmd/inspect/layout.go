@@ -34,8 +34,14 @@ func layerTypes() []string {
 type image struct {
 	cell      inspect.Cell
 	manifest  ocispec.Manifest
-	documents map[string][]byte // what is scanned as text, by name: manifest.json, config.json
+	documents map[string][]byte // what is scanned as text, by name
 }
+
+// The names of an image's own documents.
+const (
+	manifestFile = "manifest.json"
+	configFile   = "config.json"
+)
 
 // openImages reads the cells of a job and checks every blob once.
 func openImages(ctx context.Context, job inspect.Job) ([]image, error) {
@@ -73,14 +79,14 @@ func openImage(ctx context.Context, layout string, cell inspect.Cell) (image, er
 	if err != nil {
 		return image{}, err
 	}
-	img.documents["manifest.json"] = raw
+	img.documents[manifestFile] = raw
 	if img.manifest, err = graph.Manifest(ctx, store, node); err != nil {
 		return image{}, err
 	}
 	if raw, err = graph.Fetch(ctx, store, img.manifest.Config, graph.MaxManifest); err != nil {
 		return image{}, err
 	}
-	img.documents["config.json"] = raw
+	img.documents[configFile] = raw
 	config, err := graph.Config(ctx, store, img.manifest.Config)
 	if err != nil {
 		return image{}, err

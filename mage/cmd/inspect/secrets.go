@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +24,7 @@ func layerSecrets(digests []digest.Digest, blobs []trivy.BlobInfo) []evidence.Fi
 		for _, file := range blob.Secrets {
 			for _, found := range file.Findings {
 				path := strings.TrimPrefix(file.FilePath, "/")
-				findings = append(findings, secretFinding(found, path, fmt.Sprintf("%s, line %d", found.Title, found.StartLine), digests[i]))
+				findings = append(findings, secretFinding(found, path, found.StartLine, digests[i]))
 			}
 		}
 	}
@@ -33,13 +32,14 @@ func layerSecrets(digests []digest.Digest, blobs []trivy.BlobInfo) []evidence.Fi
 }
 
 // secretFinding says where a secret is, and nothing of the secret or the text around it.
-func secretFinding(found trivy.SecretFinding, path, title string, layer digest.Digest) evidence.Finding {
+func secretFinding(found trivy.SecretFinding, path string, line int, layer digest.Digest) evidence.Finding {
 	return evidence.Finding{
 		Kind:     evidence.Secret,
 		ID:       found.RuleID,
 		Severity: severity(found.Severity),
-		Title:    title,
+		Title:    found.Title,
 		Path:     path,
+		Line:     line,
 		Layer:    layer,
 	}
 }
@@ -66,7 +66,7 @@ func documentSecrets(scanner secret.Scanner, name string, content []byte) ([]evi
 	eachString(document, "", func(pointer, text string) {
 		result := scanner.Scan(secret.ScanArgs{FilePath: name, Content: strings.NewReader(text)})
 		for _, found := range result.Findings {
-			findings = append(findings, secretFinding(found, name+"#"+pointer, found.Title, ""))
+			findings = append(findings, secretFinding(found, name+"#"+pointer, 0, ""))
 		}
 	})
 	return findings, nil

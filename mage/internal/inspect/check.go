@@ -88,7 +88,7 @@ func (e expected) checkReport(r evidence.Report) error {
 	if err := e.checkCoverage(r); err != nil {
 		return err
 	}
-	return e.checkFindings(r.Findings)
+	return e.checkFindings(r)
 }
 
 func (e expected) checkCoverage(r evidence.Report) error {
@@ -103,14 +103,25 @@ func (e expected) checkCoverage(r evidence.Report) error {
 	return e.fail(fault.Forged, "its report does not say whether vulnerabilities were scanned, and why not")
 }
 
-func (e expected) checkFindings(findings []evidence.Finding) error {
-	if !slices.IsSortedFunc(findings, CompareFindings) {
+// checkFindings: they are sorted, of a kind we know, and in a layer that the report lists.
+func (e expected) checkFindings(r evidence.Report) error {
+	if len(r.Layers) == 0 {
+		return e.fail(fault.Forged, "its report lists no layers")
+	}
+	if !slices.IsSortedFunc(r.Findings, CompareFindings) {
 		return e.fail(fault.Forged, "its findings are not sorted")
 	}
-	for _, f := range findings {
+	layers := map[digest.Digest]bool{"": true}
+	for _, layer := range r.Layers {
+		layers[layer.Digest] = true
+	}
+	for _, f := range r.Findings {
 		known := f.Kind == evidence.Secret || f.Kind == evidence.Vulnerability
 		if !known || f.ID == "" || severityRank(f.Severity) == 0 {
 			return e.fail(fault.Forged, "a finding of kind %q, id %q and severity %q", Printable(string(f.Kind)), Printable(f.ID), Printable(f.Severity))
+		}
+		if !layers[f.Layer] || f.Kind == evidence.Secret && f.Path == "" {
+			return e.fail(fault.Forged, "finding %q is in layer %q and path %q, which it does not have", Printable(f.ID), Printable(f.Layer.String()), Printable(f.Path))
 		}
 	}
 	return nil
@@ -164,6 +175,7 @@ func CompareFindings(a, b evidence.Finding) int {
 		cmp.Compare(severityRank(b.Severity), severityRank(a.Severity)),
 		cmp.Compare(a.ID, b.ID),
 		cmp.Compare(a.Path, b.Path),
+		cmp.Compare(a.Line, b.Line),
 		cmp.Compare(a.Package, b.Package),
 		cmp.Compare(a.Version, b.Version),
 		cmp.Compare(a.Layer, b.Layer),

@@ -30,7 +30,8 @@ func truth() (expected, evidence.Report, string) {
 		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated},
 		Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, Database: want.database,
 		Packages: 1, SBOM: digest.FromString(bom), Smoke: []evidence.SmokeResult{},
-		Findings: []evidence.Finding{{Kind: evidence.Secret, ID: "key", Severity: "HIGH"}, {Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "LOW"}},
+		Layers:   []evidence.Layer{{Digest: digest.FromString("layer")}},
+		Findings: []evidence.Finding{{Kind: evidence.Secret, ID: "key", Severity: "HIGH", Path: "a", Line: 1, Layer: digest.FromString("layer")}, {Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "LOW"}},
 	}
 	return want, report, bom
 }
@@ -58,8 +59,8 @@ func TestSoundEvidenceIsAccepted(t *testing.T) {
 	}
 }
 
-// TestLyingWorkerIsRefused is row F7, seen from the caller: each report has one thing wrong.
-func TestLyingWorkerIsRefused(t *testing.T) {
+// TestF7LyingWorkerIsRefused: each report has one thing wrong.
+func TestF7LyingWorkerIsRefused(t *testing.T) {
 	tests := []struct {
 		name string
 		lie  func(r *evidence.Report, bom *string)
@@ -95,6 +96,9 @@ func TestLyingWorkerIsRefused(t *testing.T) {
 		{"with unsorted findings", func(r *evidence.Report, _ *string) { r.Findings[0], r.Findings[1] = r.Findings[1], r.Findings[0] }},
 		{"with a finding of no severity", func(r *evidence.Report, _ *string) { r.Findings[0].Severity = "" }},
 		{"with a finding of its own kind", func(r *evidence.Report, _ *string) { r.Findings[0].Kind = "beauty" }},
+		{"without layers", func(r *evidence.Report, _ *string) { r.Layers = nil }},
+		{"with a finding in a layer it does not list", func(r *evidence.Report, _ *string) { r.Findings[0].Layer = digest.FromString("other") }},
+		{"with a secret that is nowhere", func(r *evidence.Report, _ *string) { r.Findings[0].Path = "" }},
 		{"with a finding without id", func(r *evidence.Report, _ *string) { r.Findings[0].ID = "" }},
 	}
 	for _, test := range tests {
@@ -112,7 +116,7 @@ func TestLyingWorkerIsRefused(t *testing.T) {
 	}
 }
 
-func TestMissingEvidenceNamesTheCell(t *testing.T) {
+func TestF7MissingEvidenceNamesTheCell(t *testing.T) {
 	want, report, bom := truth()
 	dir := writeEvidence(t, report, bom)
 	for _, name := range []string{SBOMFile, ReportFile} {

@@ -2,6 +2,7 @@ package inspect_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +15,9 @@ import (
 	"github.com/containai/containai/mage/internal/inspect"
 )
 
-// TestSecretsInEveryLayer is row F3: every layer blob, the configuration and the manifest are
-// searched, whatever a later layer or the history does to hide it.
-func TestSecretsInEveryLayer(t *testing.T) {
+// TestF3SecretsInEveryLayer: every layer blob, the configuration and the manifest are searched,
+// whatever a later layer or the history does to hide it.
+func TestF3SecretsInEveryLayer(t *testing.T) {
 	credentials := func(key string) file {
 		return file{"root/.aws/credentials", "[default]\naws_access_key_id = " + key + "\n"}
 	}
@@ -25,33 +26,33 @@ func TestSecretsInEveryLayer(t *testing.T) {
 	tests := []struct {
 		name  string
 		image recipe
-		want  []string // "rule path layer", layer -1 for none
-		layer []int
+		want  []string // "rule path:line"
+		layer []int    // index of the layer, -1 for none
 	}{
 		{
 			name:  "a key deleted by a later whiteout is found in the layer that has it",
 			image: recipe{layers: [][]file{debian(), {credentials(awsKey())}, {{"root/.aws/.wh.credentials", ""}}}},
-			want:  []string{"aws-access-key-id root/.aws/credentials"}, layer: []int{1},
+			want:  []string{"aws-access-key-id root/.aws/credentials:2"}, layer: []int{1},
 		},
 		{
 			name:  "a key in a directory made opaque later is found",
 			image: recipe{layers: [][]file{debian(), {credentials(awsKey())}, {{"root/.aws/.wh..wh..opq", ""}}}},
-			want:  []string{"aws-access-key-id root/.aws/credentials"}, layer: []int{1},
+			want:  []string{"aws-access-key-id root/.aws/credentials:2"}, layer: []int{1},
 		},
 		{
 			name:  "a key replaced by another one of the same rule is found beside it",
 			image: recipe{layers: [][]file{debian(), {credentials(awsKey())}, {credentials(otherAWSKey())}}},
-			want:  []string{"aws-access-key-id root/.aws/credentials", "aws-access-key-id root/.aws/credentials"}, layer: []int{1, 2},
+			want:  []string{"aws-access-key-id root/.aws/credentials:2", "aws-access-key-id root/.aws/credentials:2"}, layer: []int{1, 2},
 		},
 		{
 			name:  "a key below what looks like a base image in the history is found",
 			image: recipe{layers: [][]file{debian(), {credentials(awsKey())}, {{"hello", "hello hello hello"}}}, history: []ocispec.History{step, step, cmd, step}},
-			want:  []string{"aws-access-key-id root/.aws/credentials"}, layer: []int{1},
+			want:  []string{"aws-access-key-id root/.aws/credentials:2"}, layer: []int{1},
 		},
 		{
 			name:  "a private key in an uncompressed layer is found",
 			image: recipe{layers: [][]file{debian(), {{"root/.ssh/id_rsa", privateKey()}}}, mediaType: ocispec.MediaTypeImageLayer},
-			want:  []string{"private-key root/.ssh/id_rsa"}, layer: []int{1},
+			want:  []string{"private-key root/.ssh/id_rsa:2"}, layer: []int{1},
 		},
 		{
 			name:  "a token in the environment is found under its JSON pointer",
@@ -79,6 +80,16 @@ func TestSecretsInEveryLayer(t *testing.T) {
 			want:  []string{"github-pat manifest.json#/annotations/note"}, layer: []int{-1},
 		},
 		{
+			name:  "a key whose two halves are merged in a third layer is found there",
+			image: recipe{layers: [][]file{debian(), {{"a", half(0)}}, {{"b", half(1)}}, {{"root/.aws/credentials", "key = " + half(0) + half(1) + "\n"}}}},
+			want:  []string{"aws-access-key-id root/.aws/credentials:1"}, layer: []int{3},
+		},
+		{
+			// What no search file by file can find: no single file holds the secret.
+			name:  "a key split over two files of two layers is NOT found",
+			image: recipe{layers: [][]file{debian(), {{"a", half(0)}}, {{"b", half(1)}}}},
+		},
+		{
 			name:  "a clean image has no findings",
 			image: recipe{layers: [][]file{debian()}},
 		},
@@ -95,7 +106,7 @@ func TestSecretsInEveryLayer(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var got []string
 			for n, f := range secrets(reports[i]) {
-				got = append(got, f.ID+" "+f.Path)
+				got = append(got, f.ID+" "+where(f))
 				if f.Severity != "CRITICAL" && f.Severity != "HIGH" {
 					t.Errorf("severity %s does not stop a release", f.Severity)
 				}
@@ -119,6 +130,17 @@ func TestSecretsInEveryLayer(t *testing.T) {
 	}
 }
 
+// where is a finding's path, with the line if it has one.
+func where(f evidence.Finding) string {
+	if f.Line == 0 {
+		return f.Path
+	}
+	return fmt.Sprintf("%s:%d", f.Path, f.Line)
+}
+
+// half is the first or the second half of a key, on a line of its own.
+func half(i int) string { return awsKey()[i*10 : i*10+10] }
+
 // wantLayers compares the layers of findings with those of the manifest, in any order.
 func wantLayers(t *testing.T, layout string, cell inspect.Cell, want []int, findings []evidence.Finding) {
 	t.Helper()
@@ -137,7 +159,7 @@ func wantLayers(t *testing.T, layout string, cell inspect.Cell, want []int, find
 	}
 }
 
-func TestSecretOnOnePlatformIsReportedThere(t *testing.T) {
+func TestF3SecretOnOnePlatformIsReportedThere(t *testing.T) {
 	planted := []file{{"opt/app/deploy.env", "AWS_ACCESS_KEY_ID=" + awsKey() + "\n"}}
 	layout, cells := newLayout(t,
 		recipe{name: "app", platform: "linux/amd64", layers: [][]file{debian()}},
@@ -146,6 +168,42 @@ func TestSecretOnOnePlatformIsReportedThere(t *testing.T) {
 	reports := newInspection(t, layout, cells...).mustRun(t)
 	if len(secrets(reports[0])) != 0 || len(secrets(reports[1])) != 1 {
 		t.Errorf("amd64 %+v, arm64 %+v; want the finding on arm64 alone", reports[0].Findings, reports[1].Findings)
+	}
+}
+
+// TestLayersAreToldWithTheirInstruction: and an instruction that holds a secret is not shown.
+func TestLayersAreToldWithTheirInstruction(t *testing.T) {
+	history := []ocispec.History{
+		{CreatedBy: "/bin/sh -c #(nop) ADD file:1 in /"},
+		{CreatedBy: "ENV X=1", EmptyLayer: true},
+		{CreatedBy: "RUN /bin/sh -c apt-get update &&\n\tapt-get install -y hello # buildkit"},
+		{CreatedBy: "RUN /bin/sh -c echo " + githubToken() + " >/token # buildkit"},
+	}
+	step := []file{{"hello", "hello hello hello"}}
+	layout, cells := newLayout(t,
+		recipe{name: "told", layers: [][]file{debian(), step, step}, history: history},
+		recipe{name: "silent", layers: [][]file{debian(), step}, history: history},
+	)
+	run := newInspection(t, layout, cells...)
+	reports := run.mustRun(t)
+	want := [][]string{
+		{"/bin/sh -c #(nop) ADD file:1 in /", "RUN /bin/sh -c apt-get update && apt-get install -y hello", "(not shown: it holds a secret)"},
+		{"", ""},
+	}
+	for i, cell := range cells {
+		var got []string
+		for n, layer := range reports[i].Layers {
+			if layer.Digest != readManifest(t, layout, cell).Layers[n].Digest {
+				t.Errorf("%s: layer %d is %s", cell, n, layer.Digest)
+			}
+			got = append(got, layer.Instruction)
+		}
+		if diff := cmp.Diff(want[i], got); diff != "" {
+			t.Errorf("instructions of %s (-want +got):\n%s", cell, diff)
+		}
+		if bytes.Contains(run.file(t, cell.Cell, inspect.ReportFile), []byte(githubToken())) {
+			t.Errorf("the report of %s holds the secret", cell)
+		}
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/containai/containai/mage/internal/inspect"
 )
 
-// TestUnsoundImageIsRefused is row F7: what cannot be scanned whole has no report.
-func TestUnsoundImageIsRefused(t *testing.T) {
+// TestF7UnsoundImageIsRefused: what cannot be scanned whole has no report.
+func TestF7UnsoundImageIsRefused(t *testing.T) {
 	sound := recipe{name: "app", layers: [][]file{debian(), {{"hello", "hello hello hello"}}}}
 	change := func(edit func(r *recipe)) recipe {
 		r := sound

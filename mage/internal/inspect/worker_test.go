@@ -34,7 +34,7 @@ func scriptLog(t *testing.T, script string) []string {
 	return lines
 }
 
-func TestWorkerThatFailsIsClassified(t *testing.T) {
+func TestF7WorkerThatFailsIsClassified(t *testing.T) {
 	tests := []struct {
 		name, script string
 		kind         fault.Kind
