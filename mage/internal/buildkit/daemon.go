@@ -47,7 +47,10 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	}
 	address := "unix://" + filepath.Join(run, "s")
 	config := b.state("buildkitd.toml")
-	if err := os.WriteFile(config, []byte(daemonConfig(b.state("root"), address, run, b.options.Keep)), 0o600); err != nil {
+	if err := b.writeRunc(); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(config, []byte(b.daemonConfig(address, run)), 0o600); err != nil {
 		return "", fault.Wrap(err, fault.Environment, "writing", config)
 	}
 	d, err := launch(ctx, daemonCommand(binary, config, b.state("tmp")), b.state("daemon.log"))
@@ -61,9 +64,20 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	return address, d.ready(ctx)
 }
 
+// writeRunc writes the runc that the daemon starts: the machine's, with its notes about running
+// steps in the state directory instead of /run, where a killed daemon's would stay.
+func (b *Builder) writeRunc() error {
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	script := fmt.Sprintf("#!/bin/sh\nexec %s --root %s \"$@\"\n", quote(tool.Find("runc")), quote(b.state("steps")))
+	return fault.Wrap(os.WriteFile(b.state("runc"), []byte(script), 0o700), fault.Environment, "writing", b.state("runc"))
+}
+
+// cgroup is the control group that every build step is put below.
+func (b *Builder) cgroup() string { return "containai-" + shortHash(b.state()) }
+
 // daemonConfig is buildkitd.toml. It is always passed, so that /etc/buildkit/buildkitd.toml of
 // the machine has no say. Every path lies in our own directories.
-func daemonConfig(root, address, run string, keep int64) string {
+func (b *Builder) daemonConfig(address, run string) string {
 	return fmt.Sprintf(`root = %q
 [grpc]
   address = [%q]
@@ -78,13 +92,14 @@ func daemonConfig(root, address, run string, keep int64) string {
 [worker.oci]
   enabled = true
   binary = %q
+  defaultCgroupParent = %q
   networkMode = "host"
   max-parallelism = %d
   gc = true
   reservedSpace = %d
   maxUsedSpace = %d
   minFreeSpace = 1000000000
-`, root, address, filepath.Join(run, "o"), tool.Find("runc"), max(2, runtime.NumCPU()), keep/2, keep)
+`, b.state("root"), address, filepath.Join(run, "o"), b.state("runc"), b.cgroup(), max(2, runtime.NumCPU()), b.options.Keep/2, b.options.Keep)
 }
 
 // confined runs a program of root's in mount and process namespaces of its own: when this process
@@ -182,7 +197,7 @@ func (b *Builder) stopDaemon(d *daemon, run string) error {
 	if err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fault.Wrap(err, fault.Environment, "stopping", "buildkitd")
 	}
-	return errors.Join(os.RemoveAll(run), os.Remove(b.state("pid")))
+	return errors.Join(b.clearSteps(), os.RemoveAll(run), os.Remove(b.state("pid")))
 }
 
 // watcher copies a log and closes seen when a word first appears in it.

@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,11 +62,13 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, out, "BUILDING")
+	step := findProcess(t, "sleep\x00123456\x00", state)
 	processes := []int{
 		pidfd(t, readPid(t, state)),
 		pidfd(t, findProcess(t, "buildkitd\x00--config\x00"+state, state)),
-		pidfd(t, findProcess(t, "sleep\x00123456\x00", state)),
+		pidfd(t, step),
 	}
+	traces := stepTraces(t, state, step)
 	if err := child.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -82,9 +87,106 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer b.Close()
+	for what, dir := range traces {
+		if what == "snapshot" { // the daemon collects it a second after its start
+			waitUntil(t, "the snapshot of the killed step is gone", func() bool { return isGone(dir) })
+		} else if !isGone(dir) {
+			t.Errorf("the killed step left its %s %s", what, dir)
+		}
+	}
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if processes, err := filepath.Glob("/proc/[0-9]*/mountinfo"); err != nil || slices.ContainsFunc(processes, func(path string) bool {
+		mounts, err := os.ReadFile(path)
+		return err == nil && strings.Contains(string(mounts), state+"/")
+	}) {
+		t.Errorf("a process of the closed builder is left, %v", err)
+	}
+	t.Run("and its cache is bounded", func(t *testing.T) { testCacheBound(t, options) })
+}
+
+// testCacheBound opens a state directory that holds an OS base with a limit that is smaller.
+func testCacheBound(t *testing.T, options Options) {
+	options.Keep = 20_000_000
+	root := filepath.Join(options.State, "buildkit", "root")
+	if size := bytesBelow(t, root); size < 5*options.Keep {
+		t.Fatalf("the cache holds %d bytes already: it would prove nothing", size)
+	}
+	b, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	waitUntil(t, "the cache is as small as it has to be", func() bool { return bytesBelow(t, root) <= options.Keep })
+}
+
+// bytesBelow adds up the files of a directory that others change meanwhile.
+func bytesBelow(t *testing.T, dir string) (size int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			if info, err := entry.Info(); err == nil {
+				size += info.Size()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
+}
+
+func isGone(path string) bool {
+	_, err := os.Stat(path)
+	return os.IsNotExist(err)
+}
+
+// waitUntil looks until something holds, for a minute: the kernel and the daemon tell nobody.
+func waitUntil(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	retry, limit := time.NewTicker(20*time.Millisecond), time.After(time.Minute)
+	defer retry.Stop()
+	for !holds() {
+		select {
+		case <-retry.C:
+		case <-limit:
+			t.Fatalf("it never holds that %s", what)
+		}
+	}
+}
+
+// stepTraces returns what a running step has in the file system; all of it must be there now, or
+// its absence later would prove nothing.
+func stepTraces(t *testing.T, state string, pid int) map[string]string {
+	t.Helper()
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	read := func(name string) string {
+		content, err := os.ReadFile(filepath.Join(proc, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	cgroup := regexp.MustCompile(`[0-9]+:(?:name=)?([a-z]*)[^:]*:(/containai-[0-9a-f]{8}/buildkit/([a-z0-9]+))\n`).FindStringSubmatch(read("cgroup"))
+	snapshot := regexp.MustCompile(`upperdir=([^, \n]+)`).FindStringSubmatch(read("mountinfo"))
+	if cgroup == nil || snapshot == nil {
+		t.Fatalf("the step runs in no control group of ours or on no snapshot:\n%s\n%s", read("cgroup"), read("mountinfo"))
+	}
+	traces := map[string]string{
+		"control group": filepath.Join(cgroupRoot, cgroup[1], cgroup[2]),
+		"runc state":    filepath.Join(state, "buildkit", "steps", cgroup[3]),
+		"bundle":        filepath.Join(state, "buildkit", "root", "runc-overlayfs", "executor", cgroup[3]),
+		"snapshot":      snapshot[1],
+	}
+	for what, dir := range traces {
+		if _, err := os.Stat(dir); err != nil {
+			t.Fatalf("the step that runs has no %s: %v", what, err)
+		}
+	}
+	return traces
 }
 
 func TestOpenReapsADaemonThatOutlivedItsParent(t *testing.T) {

@@ -3,20 +3,30 @@ package buildkit
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/containai/containai/mage/fault"
 )
 
-// reap ends the daemon of a run that was killed. The kernel should have done that; but we hold
-// the state directory's lock, so whatever still runs there belongs to nobody and is in our way.
+// reap ends the daemon of a run that was killed, and clears what is left of its build steps.
 func (b *Builder) reap(ctx context.Context) error {
+	if err := b.reapDaemon(ctx); err != nil {
+		return err
+	}
+	return b.clearSteps()
+}
+
+// reapDaemon ends a daemon that is still there. The kernel should have done that; but we hold the
+// state directory's lock, so whatever still runs there belongs to nobody and is in our way.
+func (b *Builder) reapDaemon(ctx context.Context) error {
 	content, err := os.ReadFile(b.state("pid"))
 	if os.IsNotExist(err) {
 		return nil
@@ -77,4 +87,75 @@ func waitPidfd(ctx context.Context, fd int) (bool, error) {
 			return n > 0, nil
 		}
 	}
+}
+
+// clearSteps removes what build steps leave outside the cache when nobody ends them in order:
+// runc's notes, BuildKit's bundles, control groups. The daemon does not run. Its own start drops
+// the leases of unfinished steps, and with them their snapshots.
+func (b *Builder) clearSteps() error {
+	left, err := fs.Glob(os.DirFS(b.state()), "root/runc-*/executor")
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "looking for", "bundles of build steps")
+	}
+	for _, dir := range append(left, "steps") {
+		if err := os.RemoveAll(b.state(dir)); err != nil {
+			return fault.Wrap(err, fault.Environment, "clearing", b.state(dir))
+		}
+	}
+	return removeCgroups(cgroupRoot, b.cgroup())
+}
+
+// cgroupRoot is where every system mounts control groups: the hierarchy itself, or, of version 1,
+// one below it for each controller. Control groups outlive the processes in them.
+const cgroupRoot = "/sys/fs/cgroup"
+
+func removeCgroups(root, name string) error {
+	dirs, err := fs.Glob(os.DirFS(root), "*/"+name)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "looking for control groups", name)
+	}
+	for _, dir := range append(dirs, name) {
+		if err := removeCgroup(filepath.Join(root, dir)); err != nil {
+			return fault.Wrap(err, fault.Environment, "removing control group", filepath.Join(root, dir))
+		}
+	}
+	return nil
+}
+
+// busyPoll is how often a control group is tried again while the kernel ends what was in it;
+// version 1 tells nobody when it is empty.
+const busyPoll = 20 * time.Millisecond
+
+func removeCgroup(dir string) error {
+	limit, retry := time.NewTimer(stopTime), time.NewTicker(busyPoll)
+	defer limit.Stop()
+	defer retry.Stop()
+	for {
+		err := rmdirs(dir)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		select {
+		case <-retry.C:
+		case <-limit.C:
+			return err
+		}
+	}
+}
+
+// rmdirs removes directories from the leaves up; the files in them are the kernel's and go along.
+func rmdirs(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, entry := range entries {
+		if entry.IsDir() && err == nil {
+			err = rmdirs(filepath.Join(dir, entry.Name()))
+		}
+	}
+	if err == nil {
+		err = unix.Rmdir(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
