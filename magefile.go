@@ -44,10 +44,25 @@ func TestDeep(ctx context.Context) error {
 
 // Lint checks formatting and vets both modules.
 func Lint(ctx context.Context) error {
+	if err := formatted(ctx); err != nil {
+		return err
+	}
 	if err := goRun(ctx, ".", nil, "vet", "./..."); err != nil {
 		return err
 	}
 	return goRun(ctx, sigstoreLocal(), nil, "vet", "./...")
+}
+
+// formatted refuses files that gofmt would write differently.
+func formatted(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "gofmt", "-l", ".").Output()
+	if err != nil {
+		return fmt.Errorf("looking for unformatted files: %w", err)
+	}
+	if files := strings.Fields(string(out)); len(files) > 0 {
+		return fmt.Errorf("not formatted: %s; run gofmt -w on them", strings.Join(files, ", "))
+	}
+	return nil
 }
 
 // Bench runs the benchmarks, with their peers in the same run.
