@@ -3,10 +3,8 @@ package mage
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
@@ -60,50 +58,6 @@ func buildImage(name string) command {
 				table.Rows = append(table.Rows, []string{n, images.Images[n].Index.Digest.String()})
 			}
 			return table.String()
-		})
-	}
-}
-
-// planned is what build:plan prints.
-type planned struct {
-	Family    string         `json:"family"`
-	Tag       string         `json:"tag"`
-	Platforms []string       `json:"platforms"`
-	Bake      string         `json:"bake"`
-	Images    []plannedImage `json:"images"`
-	Artifacts []string       `json:"artifacts"`
-}
-
-type plannedImage struct {
-	Name  string `json:"name"`
-	From  string `json:"from"`
-	Smoke int    `json:"smokeTests"`
-}
-
-// buildPlan prints what a build would make; nothing is started.
-func buildPlan() command {
-	return func(ctx context.Context, s *session) error {
-		w, err := s.openWorkshop(ctx, false)
-		if err != nil {
-			return err
-		}
-		plan, err := w.plan(ctx)
-		if err != nil {
-			return err
-		}
-		out := planned{Family: w.fam.Name, Tag: plan.Source.Tag(), Platforms: plan.Platforms, Bake: w.fam.Bake, Artifacts: w.fam.ArtifactNames()}
-		table := term.Table{Head: []string{"image", "from", "smoke tests"}}
-		for _, name := range w.fam.ImageNames() {
-			image := w.fam.Images[name]
-			from := image.From
-			if from == "" {
-				from = w.fam.Base.Image
-			}
-			out.Images = append(out.Images, plannedImage{name, from, len(image.Smoke)})
-			table.Rows = append(table.Rows, []string{name, from, fmt.Sprint(len(image.Smoke))})
-		}
-		return w.print(out, func() string {
-			return fmt.Sprintf("%s from %s for %s\n\n%s", out.Tag, out.Bake, strings.Join(out.Platforms, ", "), table)
 		})
 	}
 }

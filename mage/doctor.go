@@ -94,11 +94,11 @@ func (w *workshop) diagnoseGo() diagnosis {
 }
 
 func (w *workshop) diagnoseBuilder(ctx context.Context) diagnosis {
-	kind, err := buildkit.Probe(ctx, buildkit.Options{Builder: w.env.builder, Host: w.env.buildkit})
+	choice, err := buildkit.Choose(ctx, buildkit.Options{Builder: w.env.builder, Host: w.env.buildkit})
 	if err != nil {
 		return broken("builder", ill, err)
 	}
-	return diagnosis{What: "builder", Health: well, Found: string(kind) + " BuildKit"}
+	return diagnosis{What: "builder", Health: well, Found: string(choice.Kind) + " BuildKit: " + choice.Why}
 }
 
 // What a disk must have: a family of seven images and the tools that are built for it take about 8 GB.

@@ -29,6 +29,7 @@ type environment struct {
 	sshAgent  string   // socket of the agent that opens an SSH remote
 	actor     string   // who moves a channel
 	run       string   // which run moves it
+	all       []string // every variable: no build argument may hold a secret of it
 	library   string   // directory of this library's source
 	terminal  term.Options
 	stdout    io.Writer
@@ -67,6 +68,7 @@ func readEnvironment() (environment, error) {
 		sshAgent: variable("SSH_AUTH_SOCK", ""),
 		actor:    variable("GITHUB_ACTOR", variable("USER", "local user")),
 		run:      thisRun(),
+		all:      os.Environ(),
 		library:  libraryDirectory(),
 		terminal: term.For(os.Stderr, os.Getenv, time.Now),
 		stdout:   os.Stdout,

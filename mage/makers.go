@@ -29,16 +29,21 @@ func (p *builderPort) open(ctx context.Context) (*buildkit.Builder, error) {
 	if p.opened != nil {
 		return p.opened, nil
 	}
-	b, err := buildkit.Open(ctx, buildkit.Options{
-		State: p.state.Dir(), Cache: p.env.cache, Builder: p.env.builder, Host: p.env.buildkit,
-		CA: p.env.caBundle, Now: p.env.now, Progress: p.progress.build,
-	})
+	b, err := buildkit.Open(ctx, p.buildOptions())
 	if err != nil {
 		return nil, err
 	}
 	p.onClose(b.Close)
 	p.opened = b
 	return b, nil
+}
+
+// buildOptions say where a builder finds things.
+func (w *workshop) buildOptions() buildkit.Options {
+	return buildkit.Options{
+		State: w.state.Dir(), Cache: w.env.cache, Builder: w.env.builder, Host: w.env.buildkit,
+		CA: w.env.caBundle, Environ: w.env.all, Now: w.env.now, Progress: w.progress.build,
+	}
 }
 
 // Build bakes the family into the layout.

@@ -7,8 +7,11 @@
 package family
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -25,6 +28,20 @@ type Family struct {
 	Ledger    Ledger
 	Trust     Policy
 	Retention Retention
+
+	file  string         // its name for messages
+	lines map[string]int // where it says what: "images.containai" → line
+}
+
+// Place returns the file and line of a name such as "images", "containai", "from", for messages
+// that compare the family with other files; a name that is left out lies where its parent does.
+func (f *Family) Place(path ...string) string {
+	for ; len(path) > 0; path = path[:len(path)-1] {
+		if line, ok := f.lines[strings.Join(path, ".")]; ok {
+			return fmt.Sprintf("%s:%d", f.file, line)
+		}
+	}
+	return cmp.Or(f.file, "the family file")
 }
 
 // OSBase is the operating system under the vetted base: a pinned image or, where no registry can

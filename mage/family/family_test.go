@@ -51,6 +51,29 @@ func TestParseReadsAFamily(t *testing.T) {
 	}
 }
 
+func TestPlaceSaysWhereAFamilySaysWhat(t *testing.T) {
+	f, err := family.Parse("family.yaml", []byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		path []string
+		want string
+	}{
+		{[]string{"images", "tiny", "from"}, "family.yaml:12"},
+		{[]string{"images", "tiny-base", "from"}, "family.yaml:10"},
+		{[]string{"platforms"}, "family.yaml:5"},
+		{[]string{"nowhere"}, "family.yaml"},
+	} {
+		if got := f.Place(tt.path...); got != tt.want {
+			t.Errorf("Place(%v) = %s, want %s", tt.path, got, tt.want)
+		}
+	}
+	if got := new(family.Family).Place("images"); got != "the family file" {
+		t.Errorf("a family that was not parsed lies at %q", got)
+	}
+}
+
 func TestParseNamesFileLineAndTheWordThatWasMeant(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"a misspelt field", "    smoke:", "    smok:", `family.yaml:13: unknown field "smok": did you mean "smoke"?`},

@@ -68,6 +68,7 @@ func (r *reader) family(n *yaml.Node) *Family {
 		"retention": func(v *yaml.Node) { r.retention(v, &f.Retention) },
 	}, "schema", "name", "source", "bake", "platforms", "os", "images", "channels")
 	r.override(f, overrides)
+	f.file, f.lines = r.file, r.lines
 	return f
 }
 

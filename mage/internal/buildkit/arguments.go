@@ -1,11 +1,8 @@
 package buildkit
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,25 +10,6 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/tool"
 )
-
-// arguments returns the build arguments of every target by name, as the bake file gives them. Its
-// variables take values from the environment, so it is read twice, the first time with hardly any:
-// an argument that is another one in this process's environment is not what the commit says, and
-// is refused, because nobody who reads the provenance could know it.
-func (b *Builder) arguments(ctx context.Context, r Request, images []string) (map[string]map[string]string, error) {
-	print := b.buildxCommand(append([]string{"bake", "--print", "--file", filepath.Join(r.Root, filepath.FromSlash(r.Plan.Family.Bake))}, images...)...)
-	print.Dir, print.Env = r.Root, append(slices.Clone(print.Env), epoch(r))
-	found, err := resolve(ctx, print)
-	if err != nil {
-		return nil, err
-	}
-	print.Bare, print.Env = true, append(print.Env, whereThingsAre()...)
-	declared, err := resolve(ctx, print)
-	if err != nil {
-		return nil, err
-	}
-	return declared, checkArguments(declared, found)
-}
 
 // epoch is the one variable that a build sets: it is the commit's.
 func epoch(r Request) string {
@@ -46,29 +24,19 @@ func whereThingsAre() []string {
 	})
 }
 
-func resolve(ctx context.Context, print tool.Command) (map[string]map[string]string, error) {
-	out, err := tool.Output(ctx, print, fault.BuildFailed)
-	if err != nil {
-		return nil, err
-	}
-	var bake struct {
-		Target map[string]struct {
-			Args map[string]string `json:"args"`
-		} `json:"target"`
-	}
-	if err := json.Unmarshal(out, &bake); err != nil {
-		return nil, fault.Wrap(err, fault.BuildFailed, "reading", "bake file")
-	}
+// argumentsOf returns the build arguments of every target.
+func argumentsOf(targets map[string]printed) map[string]map[string]string {
 	arguments := map[string]map[string]string{}
-	for name, target := range bake.Target {
+	for name, target := range targets {
 		arguments[name] = target.Args
 	}
-	return arguments, nil
+	return arguments
 }
 
 // checkArguments refuses what the commit does not say and what must not be told. It names
 // arguments and never their values.
-func checkArguments(declared, found map[string]map[string]string) error {
+func checkArguments(declared, found map[string]map[string]string, environ []string) error {
+	secrets := secretsOf(environ)
 	for _, target := range slices.Sorted(maps.Keys(found)) {
 		for _, name := range slices.Sorted(maps.Keys(found[target])) {
 			value := found[target][name]
@@ -76,13 +44,48 @@ func checkArguments(declared, found map[string]map[string]string) error {
 				return fault.New(fault.Refused, "building", target, "the environment changes its build argument %s", name).
 					WithHint("unset the variable, or write the value into the bake file and commit it")
 			}
-			if secretName.MatchString(name) && value != "" || secretValue.MatchString(value) {
+			if variable := holds(value, secrets); variable != "" {
+				return fault.New(fault.Refused, "building", target, "its build argument %s holds the value of %s in this environment", name, variable).
+					WithHint("arguments stay in the image's history and in its provenance: revoke the secret, and give the new one with RUN --mount=type=secret")
+			}
+			if LooksSecret(name, value) {
 				return fault.New(fault.Refused, "building", target, "its build argument %s looks like a secret", name).
 					WithHint("arguments stay in the image's history and in its provenance: give it with RUN --mount=type=secret")
 			}
 		}
 	}
 	return nil
+}
+
+// LooksSecret reports whether a named value is a secret as far as one can see from outside.
+func LooksSecret(name, value string) bool {
+	return secretName.MatchString(name) && value != "" || secretValue.MatchString(value)
+}
+
+// minSecret is the shortest value of the environment that counts as a secret, in bytes: shorter ones
+// stand in innocent values by chance.
+const minSecret = 8
+
+// secretsOf returns the variables of an environment that look like secrets, with their values.
+func secretsOf(environ []string) map[string]string {
+	secrets := map[string]string{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if len(value) >= minSecret && LooksSecret(name, value) {
+			secrets[name] = value
+		}
+	}
+	return secrets
+}
+
+// holds returns the name of a secret that a value holds, or "".
+func holds(value string, secrets map[string]string) string {
+	for _, name := range slices.Sorted(maps.Keys(secrets)) {
+		if strings.Contains(value, secrets[name]) {
+			return name
+		}
+	}
+	return ""
 }
 
 // What looks like a secret: by the name of the argument, or by the form that its issuer gives it.

@@ -43,17 +43,18 @@ func TestBuildArgumentsAreWhatTheBakeFileSays(t *testing.T) {
 	}
 	b, r := realBuildx(t), request(t, testFamily([]string{"linux/amd64"}))
 	write(t, filepath.Join(r.Root, "docker-bake.hcl"), argumentsFile)
-	want := map[string]map[string]string{"base": {"FLAVOUR": "plain", "ZONE": "UTC", "LEVEL": "3", "SOURCE_DATE_EPOCH": "1700000000"}}
+	want := map[string]string{"FLAVOUR": "plain", "ZONE": "UTC", "LEVEL": "3", "SOURCE_DATE_EPOCH": "1700000000"}
 	t.Setenv("FLAVOUR", "fancy") // no child of ours sees it
-	got, err := b.arguments(t.Context(), r, []string{"base"})
+	got, err := b.graph(t.Context(), r, []string{"base"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	base, _ := got.Target("base")
+	if diff := cmp.Diff(want, base.Arguments); diff != "" {
 		t.Errorf("arguments (-want +got):\n%s", diff)
 	}
 	t.Setenv("TZ", "Mars")
-	_, err = b.arguments(t.Context(), r, []string{"base"})
+	_, err = b.graph(t.Context(), r, []string{"base"})
 	if !errors.Is(err, fault.Refused) || fault.HintOf(err) == "" || !strings.Contains(err.Error(), "ZONE") || strings.Contains(err.Error(), "Mars") {
 		t.Errorf("an argument of the environment: %v, want Refused that names ZONE and not its value", err)
 	}
@@ -79,7 +80,7 @@ func TestF2ABuildArgumentThatIsASecretIsRefused(t *testing.T) {
 	}
 	for name, value := range secret {
 		args := map[string]map[string]string{"app": {name: value}}
-		err := checkArguments(args, args)
+		err := checkArguments(args, args, nil)
 		if !errors.Is(err, fault.Refused) || fault.HintOf(err) == "" {
 			t.Errorf("%s: %v, want Refused and a hint", name, err)
 		}
@@ -91,7 +92,7 @@ func TestF2ABuildArgumentThatIsASecretIsRefused(t *testing.T) {
 		"TOKENIZER": "fast", "NPM_TOKEN": "", "VERSION": "1.2.3", "MIRROR": "https://mirror.example/debian", "TASK": "task-" + strings.Repeat("a", 30),
 		"SHA": "sha256:" + strings.Repeat("0", 64), "KEYBOARD": "us", "AUTHOR": "alice",
 	}
-	if err := checkArguments(map[string]map[string]string{"app": plain}, map[string]map[string]string{"app": plain}); err != nil {
+	if err := checkArguments(map[string]map[string]string{"app": plain}, map[string]map[string]string{"app": plain}, nil); err != nil {
 		t.Errorf("plain arguments: %v", err)
 	}
 }

@@ -35,7 +35,8 @@ type Result struct {
 
 // Build bakes the images in one solve and puts them into a store.
 //
-// Errors: fault.Invalid for an unknown image, fault.Refused for a build argument that the bake file
+// Errors: fault.Invalid for an unknown image and for a bake file that does not fit the family or
+// what is on disk, with file and line, fault.Refused for a build argument that the bake file
 // does not say or that looks like a secret, fault.Environment when a platform cannot run here,
 // the OS base cannot be made or the disk is full, fault.BuildFailed when a step fails (it names
 // image, step and Dockerfile line) or an image does not begin with its parent's layers.
@@ -47,7 +48,7 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err := b.checkPlatforms(r.Plan.Platforms); err != nil {
 		return Result{}, err
 	}
-	arguments, err := b.arguments(ctx, r, images)
+	targets, err := b.graph(ctx, r, images)
 	if err != nil {
 		return Result{}, err
 	}
@@ -68,7 +69,8 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 		return Result{}, err
 	}
 	for name, image := range built {
-		image.Arguments = arguments[name]
+		target, _ := targets.Target(name)
+		image.Arguments = target.Arguments
 		built[name] = image
 	}
 	return Result{Images: built, Materials: []evidence.Material{base.material}, Tools: b.Tools(), LocalBase: base.local}, nil

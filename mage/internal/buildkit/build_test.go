@@ -263,7 +263,7 @@ func testRefusals(t *testing.T, b *Builder) {
 		"a step that fails":                     {testFamily([]string{"linux/amd64"}, "broken"), nil, fault.BuildFailed, []string{"broken", "Dockerfile:3", "RUN echo", "exit code: 7", "the reason is here"}},
 		"an image that is not in the family":    {testFamily([]string{"linux/amd64"}, "app"), []string{"ap"}, fault.Invalid, []string{`"ap"`, "base, app"}},
 		"a platform without an emulator":        {testFamily([]string{"linux/s390x"}), nil, fault.Environment, []string{"linux/s390x"}},
-		"a target that is not in the bake file": {testFamily([]string{"linux/amd64"}, "absent"), nil, fault.BuildFailed, []string{"absent"}},
+		"a target that is not in the bake file": {testFamily([]string{"linux/amd64"}, "absent"), nil, fault.Invalid, []string{"docker-bake.hcl:1", "absent"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "a platform without an emulator" && slices.Contains(b.Platforms(), "linux/s390x") {
@@ -319,7 +319,7 @@ func testForeign(t *testing.T, b *Builder) {
 		t.Skip("an emulated base takes minutes: mage testDeep runs it")
 	}
 	if !slices.Contains(b.Platforms(), "linux/arm64") {
-		skip(t, "no emulator for linux/arm64 is registered: "+emulationFix("linux/arm64"))
+		skip(t, "no emulator for linux/arm64 is registered: "+b.host().fix("linux/arm64"))
 	}
 	dir, store := newLayout(t)
 	platforms := []string{"linux/amd64", "linux/arm64"}

@@ -30,6 +30,8 @@ type Options struct {
 	Engine   string           // BuildKit image for Docker, pinned by digest; empty means our own choice
 	CA       string           // PEM bundle given to build steps as secret "ca"; empty gives none
 	Keep     int64            // bytes the embedded BuildKit may keep as cache; 0 means 20 GB
+	Environ  []string         // this process's environment: no build argument may hold a secret of it
+	Binfmt   string           // where the kernel lists emulators; empty is binfmt_misc's usual place
 	Now      func() time.Time // decides which day's OS base is used
 	Progress func(Event)      // may be nil; called from one goroutine at a time
 }

@@ -38,35 +38,51 @@ type host struct {
 	root             bool   // the embedded daemon may run
 }
 
+// Choice is the BuildKit that a build takes, and why.
+type Choice struct {
+	Kind Kind   `json:"kind"`
+	Name string `json:"name,omitempty"` // an explicit builder's, or the address of a remote BuildKit
+	Why  string `json:"why"`
+}
+
 // pick decides; it is the order of choice and nothing else.
-func pick(h host) (Kind, error) {
+func pick(h host) (Choice, error) {
 	switch {
 	case h.builder != "":
-		return Explicit, nil
+		return Choice{Explicit, h.builder, "CONTAINAI_BUILDER names it"}, nil
 	case h.docker:
-		return Docker, nil
+		return Choice{Docker, "", "CONTAINAI_BUILDER is not set, and a Docker engine with Buildx answers"}, nil
 	case h.address != "":
-		return Remote, nil
+		return Choice{Remote, h.address, "CONTAINAI_BUILDER is not set, no Docker engine answers, and BUILDKIT_HOST is set"}, nil
 	case h.root:
-		return Embedded, nil
+		return Choice{Embedded, "", "CONTAINAI_BUILDER and BUILDKIT_HOST are not set, no Docker engine answers, and root may run it here"}, nil
 	}
-	return "", fault.New(fault.Environment, "looking for", "BuildKit", "no Docker engine answers, no BUILDKIT_HOST is set, and the embedded BuildKit needs root").
-		WithHint("one of: start Docker so that `docker buildx version` and `docker info` work; export BUILDKIT_HOST=tcp://…; or run as root: sudo -E env PATH=\"$PATH\" mage …")
+	return Choice{}, fault.New(fault.Environment, "looking for", "BuildKit", "no Docker engine answers, CONTAINAI_BUILDER and BUILDKIT_HOST are not set, and only root may run the embedded one").
+		WithHint(`run one of these, then the same command again:
+  sudo systemctl start docker && sudo usermod -aG docker "$USER" && newgrp docker   # Docker on this machine
+  export BUILDKIT_HOST=tcp://HOST:PORT                                              # a BuildKit that runs elsewhere
+  sudo --preserve-env env "PATH=$PATH" mage build:all                               # the embedded BuildKit, as root`)
+}
+
+// Choose says which BuildKit Open would take, and starts none.
+func Choose(ctx context.Context, o Options) (Choice, error) {
+	return pick(host{
+		builder: o.Builder, address: o.Host, root: os.Geteuid() == 0,
+		docker: o.Builder == "" && hasDocker(ctx) && hasBuildx(ctx),
+	})
 }
 
 func (b *Builder) choose(ctx context.Context) error {
 	o := b.options
-	h := host{builder: o.Builder, address: o.Host, root: os.Geteuid() == 0}
-	h.docker = o.Builder == "" && hasDocker(ctx) && hasBuildx(ctx)
-	kind, err := pick(h)
+	choice, err := Choose(ctx, o)
 	if err != nil {
 		return err
 	}
-	b.kind = kind
+	b.kind = choice.Kind
 	if err := b.findBuildx(ctx); err != nil {
 		return err
 	}
-	switch kind {
+	switch b.kind {
 	case Explicit:
 		b.name = o.Builder
 		return nil

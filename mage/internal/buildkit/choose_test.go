@@ -22,8 +22,8 @@ func TestPickFollowsTheOrderOfChoice(t *testing.T) {
 		"a user without root can use BUILDKIT_HOST": {host{address: "tcp://x:1"}, Remote},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, err := pick(test.host); got != test.want || err != nil {
-				t.Errorf("got %v, %v, want %v", got, err, test.want)
+			if got, err := pick(test.host); got.Kind != test.want || got.Why == "" || err != nil {
+				t.Errorf("got %+v, %v, want %v and why", got, err, test.want)
 			}
 		})
 	}

@@ -1,9 +1,10 @@
 package buildkit
 
 import (
+	"cmp"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
@@ -42,28 +44,20 @@ func architectureOf(platform string) (architecture, error) {
 // checkPlatforms refuses before the first step what could only fail in the middle.
 func (b *Builder) checkPlatforms(platforms []string) error {
 	for _, p := range platforms {
-		if slices.Contains(b.platforms, p) {
-			continue
+		if b.kind == Embedded && b.host().blocked(p) || !slices.Contains(b.platforms, p) {
+			e := fault.New(fault.Environment, "building for", p, "this BuildKit runs %s", strings.Join(b.platforms, ", "))
+			if b.kind != Embedded {
+				return e.WithHint("%s", nodeFix(p))
+			}
+			return e.WithHint("%s", b.host().fix(p))
 		}
-		e := fault.New(fault.Environment, "building for", p, "this BuildKit runs %s", strings.Join(b.platforms, ", "))
-		if b.kind != Embedded {
-			return e.WithHint("append a node that runs %s to the builder (docker buildx create --append), or register qemu on its host: docker run --privileged --rm tonistiigi/binfmt --install all", p)
-		}
-		return e.WithHint("%s", emulationFix(p))
 	}
 	return nil
 }
 
-// checkEmulation makes sure that programs of a platform run on this machine, in any root
-// directory: natively, or through a handler that the kernel opened at registration (flag F).
-func checkEmulation(platform string) error {
-	if isNative(platform) {
-		return nil
-	}
-	if fix := emulationFix(platform); fix != "" {
-		return fault.New(fault.Environment, "running", platform, "no emulator is registered for it").WithHint("%s", fix)
-	}
-	return nil
+// nodeFix is what makes a builder run a platform that is not on this machine.
+func nodeFix(platform string) string {
+	return fmt.Sprintf("append a node that runs %s to the builder (docker buildx create --append), or register qemu on its host: docker run --privileged --rm tonistiigi/binfmt --install all", platform)
 }
 
 func isNative(platform string) bool { return platform == runtime.GOOS+"/"+runtime.GOARCH }
@@ -77,22 +71,64 @@ func parsePlatform(s string) (ocispec.Platform, error) {
 	return ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: strings.Join(parts[2:], "")}, nil
 }
 
+// canonical writes a platform as BuildKit names what it built; what is no platform stays as it is.
+func canonical(s string) string {
+	p, err := parsePlatform(s)
+	if err != nil {
+		return s
+	}
+	return graph.PlatformName(normal(p))
+}
+
+// host is where an emulator of this machine would be registered.
+func (b *Builder) host() machine {
+	return machine{binfmt: os.DirFS(cmp.Or(b.options.Binfmt, binfmt)), has: func(binary string) bool { return tool.Find(binary) != "" }}
+}
+
+// machine is what emulation depends on.
+type machine struct {
+	binfmt fs.FS // what the kernel has registered
+	has    func(binary string) bool
+}
+
+// check makes sure that programs of a platform run on this machine, in any root directory:
+// natively, or through a handler that the kernel opened at registration (flag F).
+func (m machine) check(platform string) error {
+	if isNative(platform) {
+		return nil
+	}
+	if fix := m.fix(platform); fix != "" {
+		return fault.New(fault.Environment, "running", platform, "no emulator is registered for it").WithHint("%s", fix)
+	}
+	return nil
+}
+
+// blocked reports whether an emulator is registered that works outside of containers only.
+func (m machine) blocked(platform string) bool {
+	a, err := architectureOf(platform)
+	if err != nil || isNative(platform) {
+		return false
+	}
+	e := m.emulation(a)
+	return e.entry != "" && !e.fixed()
+}
+
 // binfmt is where the kernel lists foreign executables: Documentation/admin-guide/binfmt-misc.rst.
 const binfmt = "/proc/sys/fs/binfmt_misc"
 
-// emulationFix returns the commands that this machine still needs, or "" when it needs none.
-func emulationFix(platform string) string {
+// fix returns the commands that this machine still needs, or "" when it needs none.
+func (m machine) fix(platform string) string {
 	a, err := architectureOf(platform)
 	if err != nil {
 		return "build it on a machine of that architecture"
 	}
-	entry, _ := os.ReadFile(filepath.Join(binfmt, "qemu-"+a.qemu)) // absent means not registered
-	_, mountErr := os.Stat(filepath.Join(binfmt, "register"))
-	return emulationCommands(a, emulation{
-		installed: tool.Find("qemu-"+a.qemu+"-static") != "",
-		mounted:   mountErr == nil,
-		entry:     string(entry),
-	})
+	return emulationCommands(a, m.emulation(a))
+}
+
+func (m machine) emulation(a architecture) emulation {
+	entry, _ := fs.ReadFile(m.binfmt, "qemu-"+a.qemu) // absent means not registered
+	_, err := fs.Stat(m.binfmt, "register")
+	return emulation{installed: m.has("qemu-" + a.qemu + "-static"), mounted: err == nil, entry: string(entry)}
 }
 
 // emulation is what a machine has for one foreign architecture.

@@ -89,7 +89,7 @@ func checkBase(base family.OSBase) error {
 }
 
 func (b *Builder) prepareHost(ctx context.Context, platform string) error {
-	if err := checkEmulation(platform); err != nil {
+	if err := b.host().check(platform); err != nil {
 		return err
 	}
 	needs := []tool.Need{{Binary: "mmdebstrap", Package: "mmdebstrap"}}
