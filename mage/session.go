@@ -52,7 +52,26 @@ func (s *session) family() (*family.Family, error) {
 		return nil, &fault.Error{Op: "reading", Subject: s.env.family, Kind: fault.Invalid, Err: err,
 			Hint: "run mage where containai.yaml is, or set CONTAINAI_FAMILY to its path"}
 	}
-	return family.Parse(filepath.Base(s.env.family), content)
+	fam, err := family.Parse(filepath.Base(s.env.family), content)
+	if err != nil {
+		return nil, err
+	}
+	return fam, readVEX(fam, filepath.Dir(s.env.family))
+}
+
+// readVEX gives a family the OpenVEX documents that its gates name.
+func readVEX(fam *family.Family, dir string) error {
+	for _, path := range fam.Documents() {
+		content, err := os.ReadFile(filepath.Join(dir, path))
+		if err != nil {
+			return &fault.Error{Op: "reading", Subject: path, Kind: fault.Invalid, Err: err,
+				Hint: "a channel's gate names it under vex: create it, or remove the line"}
+		}
+		if err := fam.ReadVEX(path, content); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // workshop is everything that stands still while a release is made: the family, the work tree,

@@ -60,11 +60,12 @@ type Image struct {
 
 // Smoke is a command run inside the built image, on every platform that was built.
 type Smoke struct {
-	Name   string
-	Run    []string // argument vector; no shell unless it says so
-	Prints string   // regular expression (RE2) that the output must match; empty accepts any
-	Exit   int      // expected exit code
-	Within time.Duration
+	Name    string
+	Run     []string // argument vector; no shell unless it says so
+	Prints  string   // regular expression (RE2) that the output must match; empty accepts any
+	Exit    int      // expected exit code
+	Within  time.Duration
+	Network bool // it needs the network, which no other test has
 }
 
 // Artifact is one OCI artifact of the family.
@@ -107,22 +108,6 @@ type Channel struct {
 	Explicit bool   // `order: explicit`: a release need not descend from the one before, as on hotfix lines
 	Trust    Policy // the family's, with what the channel overrides
 	Keep     Keep   // what retention leaves of its past
-}
-
-// Gate is what a channel refuses.
-type Gate struct {
-	Severities []string // vulnerabilities of these severities are refused
-	Unfixed    bool     // also those without a fixed version
-	Unscanned  bool     // true allows cells whose vulnerabilities were NOT SCANNED
-	LocalBase  bool     // true allows the mirror's root file system instead of the pinned image
-	Waivers    []Waiver
-}
-
-// Waiver accepts one finding until a day.
-type Waiver struct {
-	ID      string
-	Reason  string
-	Expires time.Time
 }
 
 // Ledger names the git ref that holds the channels' entries.

@@ -100,11 +100,12 @@ func (r *reader) image(n *yaml.Node) (image Image) {
 func (r *reader) smoke(n *yaml.Node) Smoke {
 	s := Smoke{Within: time.Minute}
 	r.fields(n, fields{
-		"name":   func(v *yaml.Node) { s.Name = r.text(v) },
-		"run":    func(v *yaml.Node) { s.Run = r.list(v) },
-		"prints": func(v *yaml.Node) { s.Prints = r.pattern(v) },
-		"exit":   func(v *yaml.Node) { s.Exit = r.number(v) },
-		"within": func(v *yaml.Node) { s.Within = r.duration(v) },
+		"name":    func(v *yaml.Node) { s.Name = r.text(v) },
+		"run":     func(v *yaml.Node) { s.Run = r.list(v) },
+		"prints":  func(v *yaml.Node) { s.Prints = r.pattern(v) },
+		"exit":    func(v *yaml.Node) { s.Exit = r.number(v) },
+		"within":  func(v *yaml.Node) { s.Within = r.duration(v) },
+		"network": func(v *yaml.Node) { s.Network = r.truth(v) },
 	}, "name", "run")
 	return s
 }
@@ -127,31 +128,6 @@ func (r *reader) channel(n *yaml.Node, overrides map[string]*yaml.Node) (c Chann
 		"trust": func(v *yaml.Node) { overrides[name] = v }, // read when the family's own is known
 	}, "gate")
 	return c
-}
-
-func (r *reader) gate(n *yaml.Node) (g Gate) {
-	allowed := func(v *yaml.Node) bool { return r.oneOf(v, "allow", "refuse") == "allow" }
-	r.fields(n, fields{
-		"severities": func(v *yaml.Node) {
-			r.items(v, func(v *yaml.Node) {
-				g.Severities = append(g.Severities, r.oneOf(v, "UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"))
-			})
-		},
-		"unfixed":    func(v *yaml.Node) { g.Unfixed = !allowed(v) },
-		"unscanned":  func(v *yaml.Node) { g.Unscanned = allowed(v) },
-		"local-base": func(v *yaml.Node) { g.LocalBase = allowed(v) },
-		"waivers":    func(v *yaml.Node) { r.items(v, func(v *yaml.Node) { g.Waivers = append(g.Waivers, r.waiver(v)) }) },
-	}, "severities", "unscanned", "local-base")
-	return g
-}
-
-func (r *reader) waiver(n *yaml.Node) (w Waiver) {
-	r.fields(n, fields{
-		"id":      func(v *yaml.Node) { w.ID = r.text(v) },
-		"reason":  func(v *yaml.Node) { w.Reason = r.text(v) },
-		"expires": func(v *yaml.Node) { w.Expires = r.day(v) },
-	}, "id", "reason", "expires")
-	return w
 }
 
 func (r *reader) ledger(n *yaml.Node, l *Ledger) {

@@ -66,12 +66,31 @@ func (r *reader) fields(n *yaml.Node, known fields, required ...string) {
 		names := slices.Sorted(maps.Keys(known))
 		r.complain(r.at(r.path...), "unknown field %q%s", key, suggest(key, names))
 	})
+	r.missing(n, seen, required)
+}
+
+// some reads the fields that matter of a mapping that others define, and passes over the rest.
+func (r *reader) some(n *yaml.Node, wanted fields, required ...string) {
+	seen := map[string]bool{}
+	r.each(n, func(key string, value *yaml.Node) {
+		seen[key] = true
+		if read, ok := wanted[key]; ok {
+			read(value)
+		}
+	})
+	r.missing(n, seen, required)
+}
+
+func (r *reader) missing(n *yaml.Node, seen map[string]bool, required []string) {
 	for _, key := range required {
 		if !seen[key] && n.Kind == yaml.MappingNode {
 			r.complain(n.Line, "field %q is missing", key)
 		}
 	}
 }
+
+// place is where a value stands, for messages.
+func (r *reader) place(n *yaml.Node) string { return fmt.Sprintf("%s:%d", r.file, n.Line) }
 
 // each reads a mapping in file order and refuses duplicate keys.
 func (r *reader) each(n *yaml.Node, read func(key string, value *yaml.Node)) {

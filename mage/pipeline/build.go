@@ -108,11 +108,11 @@ func (p *Pipeline) smoke(ctx context.Context, b release.Built, c evidence.Cell) 
 
 // Approve asks a channel's gate.
 func (p *Pipeline) Approve(e release.Evidenced, channel string) (release.Approved, error) {
-	rules, ok := p.Family.Channels[channel]
-	if !ok {
-		return release.Approved{}, fault.New(fault.Invalid, "approving", channel, "the family has no such channel")
+	gate, err := release.NewGate(p.Family, channel)
+	if err != nil {
+		return release.Approved{}, err
 	}
-	approved, err := release.Gate{Channel: channel, Rules: rules}.Approve(e, p.Now())
+	approved, err := gate.Approve(e, p.Now())
 	if err == nil {
 		p.Progress.Done("gate", channel, fmt.Sprintf("%d cells approved", len(e.Reports)))
 	}

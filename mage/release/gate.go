@@ -40,12 +40,29 @@ func (a Approved) Channel() string { return a.channel }
 type Gate struct {
 	Channel string
 	Rules   family.Channel
+	Images  map[string]family.Image // who stands on whom, so that a finding is told once, where it came in
 }
 
-// Refusal is one reason why a gate said no.
+// NewGate returns the gate of a family's channel.
+func NewGate(f *family.Family, channel string) (Gate, error) {
+	rules, ok := f.Channels[channel]
+	if !ok {
+		return Gate{}, fault.New(fault.Invalid, "approving", channel, "the family has no such channel")
+	}
+	return Gate{channel, rules, f.Images}, nil
+}
+
+// Verdict is all that a gate has to say about evidence.
+type Verdict struct {
+	Findings []Found   `json:"findings"` // what stops the release first
+	Refusals []Refusal `json:"refusals"` // what stops it and is no finding
+	Warnings []string  `json:"warnings"` // what does not
+}
+
+// Refusal is one reason why a gate said no, that is no finding.
 type Refusal struct {
-	Cell evidence.Cell
-	Why  string
+	Cell evidence.Cell `json:"cell,omitzero"`
+	Why  string        `json:"why"`
 }
 
 func (r Refusal) String() string {
@@ -55,34 +72,73 @@ func (r Refusal) String() string {
 	return r.Cell.String() + ": " + r.Why
 }
 
-// Refusals is every reason why a gate said no, as an error.
-type Refusals struct{ List []Refusal }
-
-func (r *Refusals) Error() string {
-	lines := make([]string, len(r.List))
-	for i, refusal := range r.List {
-		lines[i] = "  " + refusal.String()
-	}
-	return fmt.Sprintf("%d findings:\n%s", len(lines), strings.Join(lines, "\n"))
-}
-
-// Approve checks totality first: exactly the record's cells, each by its own digest. Then the
-// findings against the channel's rules at the time now, which only waivers look at. It fails
-// with fault.Refused and every reason.
+// Approve judges evidence at the time now, which only waivers look at. It fails with fault.Refused
+// and the verdict.
 func (g Gate) Approve(e Evidenced, now time.Time) (Approved, error) {
-	refusals := append(g.refuseRelease(e.Built.Record), g.refuseMissing(e)...)
-	for _, report := range e.Reports {
-		refusals = append(refusals, g.refuseReport(report, now)...)
-	}
-	if len(refusals) > 0 {
+	v := g.Judge(e, now)
+	if v.Refuses() {
 		return Approved{}, &fault.Error{Op: "approving", Subject: e.Built.Record.Source.Tag() + " for " + g.Channel,
-			Kind: fault.Refused, Err: &Refusals{refusals},
-			Hint: "fix what is listed, or add a waiver with id, reason and expiry to the channel's gate; nothing was published"}
+			Kind: fault.Refused, Err: v,
+			Hint: "fix what is listed, or add a waiver with id, package or path, reason and expiry to the channel's gate; nothing was published"}
 	}
 	return Approved{set: e, channel: g.Channel}, nil
 }
 
-func (g Gate) refuseRelease(r Record) (out []Refusal) {
+// Judge checks totality first: exactly the record's cells, each by its own digest. Then the
+// findings against the channel's rules, and the waivers against what they waive.
+func (g Gate) Judge(e Evidenced, now time.Time) *Verdict {
+	v := &Verdict{Refusals: append(g.refuseRelease(e.Built.Record), refuseMissing(e)...), Warnings: []string{}}
+	for _, report := range e.Reports {
+		v.Refusals = append(v.Refusals, g.refuseReport(report)...)
+	}
+	v.Findings = origins(e.Reports, g.Images)
+	used := map[family.Waiver]bool{}
+	for i := range v.Findings {
+		g.decide(&v.Findings[i], used, now)
+	}
+	slices.SortStableFunc(v.Findings, Found.compare)
+	g.judgeWaivers(v, e.Reports, used, now)
+	return v
+}
+
+// Refuses reports whether anything stops the release.
+func (v *Verdict) Refuses() bool { return len(v.Refusals) > 0 || v.Blocking() > 0 }
+
+// Blocking counts the findings that stop the release; they are the first.
+func (v *Verdict) Blocking() int {
+	i := slices.IndexFunc(v.Findings, func(f Found) bool { return !f.Blocking })
+	if i < 0 {
+		return len(v.Findings)
+	}
+	return i
+}
+
+// maxShown is how many findings, and how many other reasons, an error shows.
+const maxShown = 10
+
+// Error says why the release was refused: the worst findings, then the other reasons.
+func (v *Verdict) Error() string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%d findings and %d other reasons:", v.Blocking(), len(v.Refusals))
+	for i, f := range v.Findings[:v.Blocking()] {
+		if i == maxShown {
+			fmt.Fprintf(&out, "\n  … and %d more findings, in findings.sarif and report.html", v.Blocking()-maxShown)
+			break
+		}
+		fmt.Fprintf(&out, "\n  %s", f)
+	}
+	for i, r := range v.Refusals {
+		if i == maxShown {
+			fmt.Fprintf(&out, "\n  … and %d more reasons", len(v.Refusals)-maxShown)
+			break
+		}
+		fmt.Fprintf(&out, "\n  %s", r)
+	}
+	return out.String()
+}
+
+func (g Gate) refuseRelease(r Record) []Refusal {
+	out := []Refusal{}
 	if r.Source.Dirty != "" && !g.Rules.Dirty {
 		out = append(out, Refusal{Why: "the work tree has uncommitted changes; this channel takes commits only"})
 	}
@@ -92,7 +148,7 @@ func (g Gate) refuseRelease(r Record) (out []Refusal) {
 	return out
 }
 
-func (g Gate) refuseMissing(e Evidenced) (out []Refusal) {
+func refuseMissing(e Evidenced) (out []Refusal) {
 	seen := map[evidence.Cell]bool{}
 	for _, report := range e.Reports {
 		want, ok := e.Built.Record.Digest(report.Cell)
@@ -114,7 +170,7 @@ func (g Gate) refuseMissing(e Evidenced) (out []Refusal) {
 	return out
 }
 
-func (g Gate) refuseReport(r evidence.Report, now time.Time) (out []Refusal) {
+func (g Gate) refuseReport(r evidence.Report) (out []Refusal) {
 	no := func(format string, args ...any) { out = append(out, Refusal{r.Cell, fmt.Sprintf(format, args...)}) }
 	if r.Secrets != evidence.Scanned {
 		no("its secrets were not scanned")
@@ -133,19 +189,29 @@ func (g Gate) refuseReport(r evidence.Report, now time.Time) (out []Refusal) {
 	}
 	for _, s := range r.Smoke {
 		if !s.Passed {
-			no("smoke test %q exited %d: %s", s.Name, s.Exit, firstLine(s.Output))
-		}
-	}
-	for _, f := range r.Findings {
-		if g.refuses(f) && !g.waived(f.ID, now) {
-			no("%s", describe(f))
+			no("smoke test %q exited %d%s", s.Name, s.Exit, quoted(s.Output))
 		}
 	}
 	return out
 }
 
+// maxQuoted is how many lines of a failed test's output are shown.
+const maxQuoted = 12
+
+// quoted sets output apart from what is said about it.
+func quoted(output string) string {
+	if output = strings.TrimSpace(output); output == "" {
+		return " and printed nothing"
+	}
+	lines := strings.Split(output, "\n")
+	if more := len(lines) - maxQuoted; more > 0 {
+		lines = append(lines[:maxQuoted], fmt.Sprintf("… and %d more lines, in scan.json", more))
+	}
+	return ":\n    | " + strings.Join(lines, "\n    | ")
+}
+
 // refuses: a secret always; a vulnerability by severity and, unless the rules say so, only when
-// a fixed version exists.
+// a fixed version exists. What is neither is refused: nobody knows what it is.
 func (g Gate) refuses(f evidence.Finding) bool {
 	switch f.Kind {
 	case evidence.Vulnerability:
@@ -155,30 +221,16 @@ func (g Gate) refuses(f evidence.Finding) bool {
 	}
 }
 
-func (g Gate) waived(id string, now time.Time) bool {
-	return slices.ContainsFunc(g.Rules.Gate.Waivers, func(w family.Waiver) bool {
-		return w.ID == id && now.Before(w.Expires)
-	})
-}
-
-func describe(f evidence.Finding) string {
-	switch f.Kind {
-	case evidence.Secret:
-		return fmt.Sprintf("secret %s (%s) in %s of layer %s", f.ID, f.Title, f.Path, f.Layer)
-	case evidence.Vulnerability:
-		return fmt.Sprintf("%s %s in %s %s, fixed in %s: %s", f.Severity, f.ID, f.Package, f.Version, orNone(f.FixedIn), f.Title)
+// decide says whether a finding stops the release, and which waiver keeps it from doing so.
+func (g Gate) decide(f *Found, used map[family.Waiver]bool, now time.Time) {
+	if !g.refuses(f.Finding) {
+		return
 	}
-	return f.ID + " " + f.Title
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "no version"
+	f.Blocking = true
+	for _, w := range g.Rules.Gate.Waivers {
+		if now.Before(w.Expires) && covers(w, *f) {
+			f.Blocking, f.Waiver = false, w.Source
+			used[w] = true
+		}
 	}
-	return s
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
-	return line
 }

@@ -64,66 +64,6 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-func TestGateApprovesWhatIsCompleteAndClean(t *testing.T) {
-	r := record()
-	approved, err := release.Gate{Channel: "dev"}.Approve(release.Evidenced{Built: release.Built{Record: r}, Reports: reports(r)}, now)
-	if err != nil || !approved.Valid() {
-		t.Errorf("Approve() = %v, %v", approved.Valid(), err)
-	}
-	if (release.Approved{}).Valid() {
-		t.Error("an empty Approved is valid")
-	}
-}
-
-func TestGateRefuses(t *testing.T) {
-	prod := family.Channel{Gate: family.Gate{Severities: []string{"CRITICAL"}}}
-	vulnerability := evidence.Finding{Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "CRITICAL", FixedIn: "2"}
-	for name, spoil := range map[string]func(*release.Record, *[]evidence.Report){
-		"F7 a cell that was not inspected":       func(_ *release.Record, r *[]evidence.Report) { *r = (*r)[1:] },
-		"F7 a report about another digest":       func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Digest = digest.FromString("x") },
-		"F7 two reports of one cell":             func(_ *release.Record, r *[]evidence.Report) { *r = append(*r, (*r)[0]) },
-		"F7 a report of a cell nobody built":     func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Cell.Platform = "linux/s390x" },
-		"a report that is silent about secrets":  func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Secrets = "" },
-		"a report that is silent about vulns":    func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Vulnerabilities = "" },
-		"F6 vulnerabilities that nobody scanned": func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Vulnerabilities = evidence.NotScanned },
-		"a cell without an SBOM":                 func(_ *release.Record, r *[]evidence.Report) { (*r)[0].SBOM = "" },
-		"a failed smoke test":                    func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Smoke = []evidence.SmokeResult{{Name: "x"}} },
-		"F3 a secret": func(_ *release.Record, r *[]evidence.Report) {
-			(*r)[0].Findings = []evidence.Finding{{Kind: evidence.Secret, ID: "aws"}}
-		},
-		"a critical vulnerability with a fix": func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Findings = []evidence.Finding{vulnerability} },
-		"a finding of an unknown kind":        func(_ *release.Record, r *[]evidence.Report) { (*r)[0].Findings = []evidence.Finding{{Kind: "new"}} },
-		"a dirty work tree":                   func(r *release.Record, _ *[]evidence.Report) { r.Source.Dirty = "deadbeef" },
-		"a base from a mirror":                func(r *release.Record, _ *[]evidence.Report) { r.LocalBase = true },
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := record()
-			reps := reports(r)
-			spoil(&r, &reps)
-			approved, err := release.Gate{Channel: "prod", Rules: prod}.Approve(release.Evidenced{Built: release.Built{Record: r}, Reports: reps}, now)
-			var list *release.Refusals
-			if !errors.Is(err, fault.Refused) || !errors.As(err, &list) || approved.Valid() {
-				t.Errorf("Approve() = %v, %v, want a refusal", approved.Valid(), err)
-			}
-		})
-	}
-}
-
-func TestF8AWaiverHoldsUntilItExpires(t *testing.T) {
-	r := record()
-	reps := reports(r)
-	reps[0].Findings = []evidence.Finding{{Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "CRITICAL", FixedIn: "2"}}
-	rules := family.Channel{Gate: family.Gate{Severities: []string{"CRITICAL"}, Waivers: []family.Waiver{{ID: "CVE-1", Reason: "not reachable", Expires: now.Add(time.Hour)}}}}
-	gate := release.Gate{Channel: "prod", Rules: rules}
-	set := release.Evidenced{Built: release.Built{Record: r}, Reports: reps}
-	if _, err := gate.Approve(set, now); err != nil {
-		t.Errorf("before it expires: %v", err)
-	}
-	if _, err := gate.Approve(set, now.Add(2*time.Hour)); err == nil {
-		t.Error("after it expired the gate approved")
-	}
-}
-
 func TestE3DecodeDocumentRefuses(t *testing.T) {
 	d, _, err := release.PlanPromote(release.Head{}, "tiny", "dev", release.Candidate{Record: record(), Digest: digest.FromString("r")}, release.Moved{At: now})
 	if err != nil {
