@@ -264,6 +264,41 @@ func TestC3_NothingIsDeletedWhereAKeptManifestCannotBeRead(t *testing.T) {
 	})
 }
 
+// A login that does not see the records must not conclude that there are none.
+func TestC3_NothingIsDeletedAnywhereWhereARepositoryOfAReleaseIsNotSeen(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		for _, member := range []string{"metadata", "base"} {
+			y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				if strings.Contains(req.URL.Path+"/", "/"+member+"/") {
+					w.WriteHeader(http.StatusNotFound)
+					return
+				}
+				next.ServeHTTP(w, req)
+			})
+			before := y.requests()
+			entries, err := y.keeperPrunes()
+			if err == nil {
+				t.Errorf("without %s: no error", member)
+			}
+			if w := y.writes(before); len(w) > 0 || len(entries) > 0 {
+				t.Errorf("without %s it wrote %v", member, w)
+			}
+		}
+	})
+}
+
+// keeperPrunes plans and prunes as the command does: what a plan leaves out is an error in the end.
+func (y *yard) keeperPrunes() ([]retention.Entry, error) {
+	y.t.Helper()
+	k := y.keeper()
+	f, p, err := k.PlanPrune(y.t.Context(), retention.Allow{})
+	if err != nil {
+		return nil, err
+	}
+	entries, err := k.Prune(y.t.Context(), f, p)
+	return entries, errors.Join(err, p.Incomplete())
+}
+
 func TestC4_AnEmptyPolicyOrAPatternThatProtectsNothingIsRefused(t *testing.T) {
 	for name, change := range map[string]func(f *family.Family){
 		"empty": func(f *family.Family) { f.Channels = map[string]family.Channel{"dev": {}, "prod": {}} },

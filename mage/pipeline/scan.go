@@ -52,7 +52,7 @@ func (k *Keeper) readLedger(ctx context.Context, f *retention.Facts) error {
 	if err != nil {
 		return err
 	}
-	f.Head = node.Digest
+	f.Head, f.Generation = node.Digest, head.Document.Generation
 	steps, err := release.Steps(k.Ledger.History(ctx), "")
 	f.Served = nil
 	for _, s := range steps {
@@ -146,8 +146,10 @@ func (k *Keeper) readPins(ctx context.Context, n graph.Node, it *graph.Item) err
 			return err
 		}
 		members := r.Members()
-		for _, name := range slices.Sorted(maps.Keys(members)) {
-			it.Locks = append(it.Locks, ref.Pinned{Repo: k.repo(name), Digest: members[name].Digest})
+		for _, name := range k.Family.Members() { // nothing is deleted where the family has no member any more
+			if n, ok := members[name]; ok {
+				it.Locks = append(it.Locks, ref.Pinned{Repo: k.repo(name), Digest: n.Digest})
+			}
 		}
 	case it.ArtifactType == document && slices.ContainsFunc(it.Tags, k.isChannelTag):
 		d, err := ReadDocument(ctx, k.metadata(), n)
@@ -157,8 +159,10 @@ func (k *Keeper) readPins(ctx context.Context, n graph.Node, it *graph.Item) err
 		for _, channel := range d.Names() {
 			s := d.Channels[channel]
 			it.Mentions = append(it.Mentions, ref.Pinned{Repo: k.metadata().Name(), Digest: s.Record})
-			for _, name := range slices.Sorted(maps.Keys(s.Members)) {
-				it.Mentions = append(it.Mentions, ref.Pinned{Repo: k.repo(name), Digest: s.Members[name]})
+			for _, name := range k.Family.Members() {
+				if of, ok := s.Members[name]; ok {
+					it.Mentions = append(it.Mentions, ref.Pinned{Repo: k.repo(name), Digest: of})
+				}
 			}
 		}
 	}

@@ -201,7 +201,7 @@ func (y *yard) serve() {
 		document := y.put("metadata", manifest, rapid.IntRange(30, 2000).Draw(y.t, "document age"), graph.Links{ArtifactType: "application/vnd.containai.metadata.v1+json"}, fmt.Sprintf("gen-%d", g+1))
 		document.Mentions = []ref.Pinned{{Repo: repo("metadata"), Digest: s.Record}}
 		y.attest(document, 30)
-		y.facts.Head = document.At.Digest
+		y.facts.Head, y.facts.Generation = document.At.Digest, uint64(g)+1
 		tagged["metadata:channels"] = document.At
 		for member, d := range s.Members {
 			if !y.chance(8, "the tag did not follow") {

@@ -45,13 +45,13 @@ type Skip struct {
 	Why  string `json:"why"`
 }
 
-// NewPlan decides. Without a ledger there is no telling what channels served: it refuses.
+// NewPlan decides. Without a ledger, or with one that lost generations, there is no telling what
+// channels served: it refuses.
 func NewPlan(f Facts, allow Allow) (Plan, error) {
-	if len(f.Served) == 0 {
-		return Plan{}, fault.New(fault.Refused, "planning to prune", f.Base.String(), "the ledger is empty: what channels served is not known").
-			WithHint("begin a ledger from what the channel tags show: mage ops:adopt -apply")
-	}
 	m := graph.NewMap(f.Items, Names(f.Family, f.Base))
+	if err := f.checkLedger(m); err != nil {
+		return Plan{}, err
+	}
 	roots, unmatched := Roots(f, m)
 	skipped := skips(m, m.Walk(roots))
 	for _, it := range m.Items() {
@@ -81,6 +81,22 @@ func NewPlan(f Facts, allow Allow) (Plan, error) {
 	return p, nil
 }
 
+// checkLedger refuses an empty ledger, and one that is behind the registry's own documents: the
+// releases that it forgot would have no root.
+func (f Facts) checkLedger(m *graph.Map) error {
+	if len(f.Served) == 0 {
+		return fault.New(fault.Refused, "planning to prune", f.Base.String(), "the ledger is empty: what channels served is not known").
+			WithHint("begin a ledger from what the channel tags show: mage ops:adopt -apply")
+	}
+	for it, tag := range tagged(m) {
+		if n, ok := generation(tag); ok && it.At.Repo == f.metadata() && n > f.Generation {
+			return fault.New(fault.Conflict, "planning to prune", f.Base.String(), "%s is a channels document of generation %d, and the ledger is at generation %d", it.At, n, f.Generation).
+				WithHint("a channel moved just now: run the same command again; if it stays so, the ledger lost generations: bring its newest commit back from another clone")
+		}
+	}
+	return nil
+}
+
 func (f Facts) deletion(it graph.Item) Deletion {
 	return Deletion{
 		Item: it, At: it.At.String(), ID: it.ID, Tags: it.Tags, Age: Span(f.Now.Sub(it.Since)), Size: it.Size + it.Bytes,
@@ -97,7 +113,8 @@ func pathOf(w graph.Walk, at ref.Pinned) []string {
 }
 
 // skips returns the repositories in which nothing may be deleted: those where a kept graph has a
-// hole, and those into which a manifest that could not be read may lead.
+// hole, and those into which a manifest that is missing or could not be read may lead. Where nothing
+// at all is seen of a repository that a root leads into, what is complete is not known anywhere.
 func skips(m *graph.Map, w graph.Walk) map[ref.Repo]string {
 	why := map[ref.Repo]string{}
 	note := func(repo ref.Repo, text string) {
@@ -105,9 +122,17 @@ func skips(m *graph.Map, w graph.Walk) map[ref.Repo]string {
 			why[repo] = text
 		}
 	}
+	seen := repositories(m)
 	for _, h := range w.Holes() {
-		if h.Missing {
-			note(h.At.Repo, fmt.Sprintf("%s must stay and is not there", h.At.Digest))
+		if !h.Missing {
+			continue
+		}
+		leads := m.Leads(h.At.Repo)
+		if !slices.Contains(seen, h.At.Repo) {
+			leads = append(leads, seen...)
+		}
+		for _, repo := range leads {
+			note(repo, fmt.Sprintf("%s must stay and is not there", h.At))
 		}
 	}
 	for _, it := range m.Items() {

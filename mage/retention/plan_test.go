@@ -160,10 +160,29 @@ func TestWhatStaysAndWhatGoes(t *testing.T) {
 			s.release("2")
 			(*s)[slices.IndexFunc(*s, func(it graph.Item) bool { return it.At == at("metadata", "record 2") })].Since = now.Add(-29 * day)
 		}, "record 2, app 2, child 2"},
-		"nothing where a child is missing": {func(s *shelf, f *retention.Facts) {
+		"nothing where a child is missing, nor where that may lead": {func(s *shelf, f *retention.Facts) {
 			s.put("app", "x", graph.Links{})
 			s.put("base", "y", graph.Links{})
+			s.put("agent", "z", graph.Links{})
 			s.put("app", "sparse", graph.Links{Children: []graph.Node{child("missing")}}, "dev")
+		}, "z"},
+		"nothing where a served record is missing: what it pins is not known": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "x", graph.Links{})
+			s.put("metadata", "y", graph.Links{}, "sha-"+strings.Repeat("9", 40))
+			*s = slices.DeleteFunc(*s, func(it graph.Item) bool { return it.At == at("metadata", "record 1") })
+		}, ""},
+		"nothing where a repository of a served release is not seen at all": {func(s *shelf, f *retention.Facts) {
+			s.put("payload", "x", graph.Links{})
+			*s = slices.DeleteFunc(*s, func(it graph.Item) bool { return it.At.Repo == repo("app") })
+		}, ""},
+		"what a member that the family gave up had is no hole": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "x", graph.Links{})
+			f.Served[0].Members["given up"] = sum("given up 1")
+		}, "x"},
+		"somebody's tag that looks like a commit's": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "x", graph.Links{}, "sha-"+strings.Repeat("9", 40)+"-arm64")
+			s.put("app", "y", graph.Links{}, "sha-"+strings.Repeat("9", 40)+"-dirty-01234567", "sha-"+strings.Repeat("9", 40)+"-r2")
+			f.Family.Retention.Others = false
 		}, "y"},
 		"nothing where an unreadable one may lead": {func(s *shelf, f *retention.Facts) {
 			s.put("agent", "?", graph.Links{}).Unread = "500"
@@ -255,6 +274,20 @@ func TestWithoutALedgerThereIsNoPlan(t *testing.T) {
 	_, err := retention.NewPlan(retention.Facts{Family: policy(), Base: base, Now: now}, retention.Allow{Empty: true, Share: true})
 	if !errors.Is(err, fault.Refused) || !strings.Contains(fault.HintOf(err), "mage ops:adopt") {
 		t.Errorf("NewPlan() = %v, hint %q", err, fault.HintOf(err))
+	}
+}
+
+// A ledger that lost its newest commits has forgotten what can be rolled back to.
+func TestALedgerThatIsBehindTheRegistryMakesNoPlan(t *testing.T) {
+	var s shelf
+	s.release("1")
+	s.put("metadata", "document", graph.Links{}, "gen-3")
+	s.put("app", "no document", graph.Links{}, "gen-9")
+	for generation, behind := range map[uint64]bool{2: true, 3: false, 4: false} {
+		f := retention.Facts{Family: policy(), Base: base, Served: []retention.Served{served(2, "1", 30)}, Generation: generation, Now: now, Items: s}
+		if _, err := retention.NewPlan(f, retention.Allow{Empty: true, Share: true}); errors.Is(err, fault.Conflict) != behind {
+			t.Errorf("at generation %d: NewPlan() = %v", generation, err)
+		}
 	}
 }
 

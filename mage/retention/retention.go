@@ -21,12 +21,13 @@ import (
 
 // Facts are what a plan is made from.
 type Facts struct {
-	Family *family.Family
-	Base   ref.Repo      // host and owner, below which the members are
-	Items  []graph.Item  // everything that the members' repositories hold
-	Served []Served      // every state of every channel, newest first: the ledger
-	Head   digest.Digest // manifest of the newest channels document, in the metadata repository
-	Now    time.Time     // by the registry's clock, never by ours
+	Family     *family.Family
+	Base       ref.Repo      // host and owner, below which the members are
+	Items      []graph.Item  // everything that the members' repositories hold
+	Served     []Served      // every state of every channel, newest first: the ledger
+	Head       digest.Digest // manifest of the newest channels document, in the metadata repository
+	Generation uint64        // of that document
+	Now        time.Time     // by the registry's clock, never by ours
 }
 
 // Served is what a channel served since a generation.

@@ -2,7 +2,6 @@ package retention
 
 import (
 	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -49,10 +48,13 @@ func (f Facts) current() []graph.Root {
 }
 
 // release are the roots of one release: its record, and the members that a channel names itself.
+// What the family no longer has is not looked at: nothing is deleted there.
 func (f Facts) release(s Served, why string) []graph.Root {
 	roots := []graph.Root{{At: ref.Pinned{Repo: f.metadata(), Digest: s.Record}, Why: why}}
-	for _, member := range slices.Sorted(maps.Keys(s.Members)) {
-		roots = append(roots, graph.Root{At: ref.Pinned{Repo: f.repo(member), Digest: s.Members[member]}, Why: why})
+	for _, member := range f.Family.Members() {
+		if d, ok := s.Members[member]; ok {
+			roots = append(roots, graph.Root{At: ref.Pinned{Repo: f.repo(member), Digest: d}, Why: why})
+		}
 	}
 	return roots
 }
@@ -130,13 +132,18 @@ func (f Facts) keeps(s Served, until time.Time, count int, counted bool) string 
 func (f Facts) documents(m *graph.Map, oldest uint64) []graph.Root {
 	var roots []graph.Root
 	for it, tag := range tagged(m) {
-		number, ok := strings.CutPrefix(tag, "gen-")
-		n, err := strconv.ParseUint(number, 10, 64)
-		if ok && err == nil && it.At.Repo == f.metadata() && n >= oldest {
+		if n, ok := generation(tag); ok && it.At.Repo == f.metadata() && n >= oldest {
 			roots = append(roots, graph.Root{At: it.At, Why: fmt.Sprintf("channels document of generation %d, the oldest that stays is %d", n, oldest)})
 		}
 	}
 	return roots
+}
+
+// generation reads the tag of a channels document: gen-<number>.
+func generation(tag string) (uint64, bool) {
+	number, ok := strings.CutPrefix(tag, "gen-")
+	n, err := strconv.ParseUint(number, 10, 64)
+	return n, ok && err == nil
 }
 
 // versions are the version tags within their window, and the newest of all.
@@ -204,10 +211,8 @@ func (f Facts) protected(m *graph.Map) (roots []graph.Root, unmatched []string) 
 	return roots, unmatched
 }
 
-var (
-	commitTag     = regexp.MustCompile(`^sha-[0-9a-f]{40}(-.+)?$`)
-	generationTag = regexp.MustCompile(`^gen-[0-9]+$`)
-)
+// commitTag is what a release is called, a deliberate rebuild and one of a dirty work tree.
+var commitTag = regexp.MustCompile(`^sha-[0-9a-f]{40}(-r[0-9]+|-dirty-[0-9a-f]{8})?$`)
 
 // others are tags that nothing of ours gave: people did, and we do not know why.
 func (f Facts) others(m *graph.Map) []graph.Root {
@@ -217,7 +222,8 @@ func (f Facts) others(m *graph.Map) []graph.Root {
 	var roots []graph.Root
 	for it, tag := range tagged(m) {
 		_, _, evidence := graph.TagSubject(tag)
-		if !evidence && !f.isChannelTag(tag) && !isVersion(tag) && !commitTag.MatchString(tag) && !generationTag.MatchString(tag) {
+		_, document := generation(tag)
+		if !evidence && !document && !f.isChannelTag(tag) && !isVersion(tag) && !commitTag.MatchString(tag) {
 			roots = append(roots, graph.Root{At: it.At, Why: fmt.Sprintf("somebody gave it the tag %s", tag)})
 		}
 	}

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +101,12 @@ func put(t *testing.T, g http.Handler, owner, text, tag string) digest.Digest {
 func TestAListIsCompleteForOrganisationsAndUsers(t *testing.T) {
 	for _, owner := range []string{"acme", "octocat"} {
 		t.Run(owner, func(t *testing.T) {
+			for _, n := range []int{100, 200, 250} {
+				w := newWorld(t, owner, n, rehearsal.Options{Users: []string{"octocat"}})
+				if items, _, err := w.shelf.List(t.Context()); err != nil || len(items) != n {
+					t.Fatalf("%d of %d items, %v", len(items), n, err)
+				}
+			}
 			w := newWorld(t, owner, 250, rehearsal.Options{Users: []string{"octocat"}})
 			items, at, err := w.shelf.List(t.Context())
 			if err != nil || len(items) != 250 || !at.Equal(rehearsal.Epoch()) {
@@ -140,6 +148,87 @@ func TestB12_AListDuringWhichSomethingIsDeletedIsReadAgain(t *testing.T) {
 	again, _, err := w.as(t, "acme", "").List(t.Context())
 	if err != nil || len(again) != 249 {
 		t.Errorf("%d of 249 items, %v", len(again), err)
+	}
+}
+
+// behind lists a package through somebody who changes the answers on their way.
+func (w *world) behind(t *testing.T, door func(rw http.ResponseWriter, req *http.Request)) *ghcr.Shelf {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(door))
+	t.Cleanup(server.Close)
+	w.url = server.URL
+	return w.as(t, "acme", "")
+}
+
+// B12: one is deleted, the others move up over the border of a page, and a push makes the count right again.
+func TestB12_AListThatLostOneToADeletionAndAPushIsReadAgain(t *testing.T) {
+	w := newWorld(t, "acme", 250, rehearsal.Options{})
+	items, _, err := w.shelf.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	again, _, err := w.behind(t, func(rw http.ResponseWriter, req *http.Request) {
+		calls++
+		w.github.ServeHTTP(rw, req)
+		switch calls { // of a list that is read page by page: the package, three pages, the package
+		case 2:
+			w.github.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, fmt.Sprintf("/orgs/acme/packages/container/app/versions/%d", items[50].ID), nil))
+		case 4:
+			put(t, w.github, "acme", "one more", "")
+		}
+	}).List(t.Context())
+	if err != nil || len(again) != 250 || calls < 10 {
+		t.Errorf("%d of 250 items after %d calls, %v", len(again), calls, err)
+	}
+}
+
+// B12: somebody between us and GitHub takes the links away.
+func TestB12_AFullPageWithoutLinksIsNotTheLast(t *testing.T) {
+	for _, n := range []int{99, 100, 101, 250} {
+		w := newWorld(t, "acme", n, rehearsal.Options{})
+		items, _, err := w.behind(t, func(rw http.ResponseWriter, req *http.Request) {
+			answer := httptest.NewRecorder()
+			w.github.ServeHTTP(answer, req)
+			maps.Copy(rw.Header(), answer.Header())
+			rw.Header().Del("Link")
+			rw.WriteHeader(answer.Code)
+			rw.Write(answer.Body.Bytes())
+		}).List(t.Context())
+		if err != nil || len(items) != n {
+			t.Errorf("%d of %d items, %v", len(items), n, err)
+		}
+	}
+}
+
+// A list that is shorter than GitHub's own count is believed when it says the same twice, and not before.
+func TestB12_AListThatDiffersFromTheCountIsBelievedOnlyWhenItStands(t *testing.T) {
+	for name, stands := range map[string]bool{"the same each time": true, "another each time": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "acme", 5, rehearsal.Options{})
+			var n int
+			items, _, err := w.behind(t, func(rw http.ResponseWriter, req *http.Request) {
+				answer := httptest.NewRecorder()
+				w.github.ServeHTTP(answer, req)
+				body := answer.Body.Bytes()
+				if strings.HasSuffix(req.URL.Path, "/versions") {
+					var list []json.RawMessage
+					if err := json.Unmarshal(body, &list); err != nil {
+						t.Error(err)
+					}
+					drop := 2
+					if !stands {
+						drop, n = n%5, n+1
+					}
+					body, _ = json.Marshal(slices.Delete(list, drop, drop+1))
+				}
+				maps.Copy(rw.Header(), answer.Header())
+				rw.Write(body)
+			}).List(t.Context())
+			if stands && (err != nil || len(items) != 4) || !stands && !errors.Is(err, fault.Unavailable) {
+				t.Errorf("%d items, %v", len(items), err)
+			}
+		})
 	}
 }
 

@@ -117,9 +117,11 @@ func (s *Shelf) path(form string) string {
 // versions is the path of the versions, or of one.
 func (s *Shelf) versions(rest string) string { return s.path(s.client.forms()[0]) + "/versions" + rest }
 
-// List returns every version, without what it names, and GitHub's time. A list during which
-// something came or went is read again: a part is never taken for the whole.
+// List returns every version, without what it names, and GitHub's time. A part is never taken for the
+// whole: a list has as many versions as GitHub counts before it and after it, or is read again until
+// two in a row are the same.
 func (s *Shelf) List(ctx context.Context) ([]graph.Item, time.Time, error) {
+	var last []graph.Item
 	for range listings {
 		before, at, found, err := s.read(ctx)
 		if err != nil || !found {
@@ -133,9 +135,10 @@ func (s *Shelf) List(ctx context.Context) ([]graph.Item, time.Time, error) {
 		if err != nil {
 			return nil, at, err
 		}
-		if before.Versions == after.Versions && distinct(items) {
+		if before.Versions == after.Versions && distinct(items) && (len(items) == before.Versions || same(items, last)) {
 			return items, at, nil
 		}
+		last = items
 	}
 	return nil, time.Time{}, fault.New(fault.Unavailable, "listing", s.Name().String(), "it changed during each of %d listings", listings).
 		WithHint("somebody is pushing or deleting: run the same command again")
@@ -152,29 +155,47 @@ func distinct(items []graph.Item) bool {
 	return true
 }
 
-// pages reads the first page, and then all others at once: the first says which is the last.
+// same reports whether a list is there and has the same versions with the same tags as another.
+func same(a, b []graph.Item) bool {
+	return len(b) > 0 && slices.EqualFunc(a, b, func(x, y graph.Item) bool { return x.ID == y.ID && slices.Equal(x.Tags, y.Tags) })
+}
+
+// pages reads the first page, which says how many there are, and then all others at once; and so on,
+// as long as one of them knows of more.
 func (s *Shelf) pages(ctx context.Context) ([]graph.Item, error) {
 	first, last, err := s.page(ctx, 1)
-	if err != nil || last <= 1 {
-		return first, err
+	if err != nil {
+		return nil, err
 	}
-	if last > maxPages {
-		return nil, fault.New(fault.Refused, "listing", s.Name().String(), "%d pages exceed the limit of %d", last, maxPages)
+	pages := [][]graph.Item{first}
+	for len(pages) < last {
+		if last > maxPages {
+			return nil, fault.New(fault.Refused, "listing", s.Name().String(), "%d pages exceed the limit of %d", last, maxPages)
+		}
+		known := len(pages)
+		if pages, last, err = s.more(ctx, pages, last); err != nil {
+			return nil, err
+		}
+		if same(pages[known], first) { // the list of a user's package is documented without pages
+			return slices.Concat(pages[:known]...), nil
+		}
 	}
-	pages := make([][]graph.Item, last)
-	pages[0] = first
+	return slices.Concat(pages...), nil
+}
+
+// more reads the pages up to one, beside those that were read, and returns the highest that is known now.
+func (s *Shelf) more(ctx context.Context, pages [][]graph.Item, to int) ([][]graph.Item, int, error) {
+	read, lasts := make([][]graph.Item, to-len(pages)), make([]int, to-len(pages))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	for n := 2; n <= last; n++ {
+	for i := range read {
 		group.Go(func() (err error) {
-			pages[n-1], _, err = s.page(ctx, n)
+			read[i], lasts[i], err = s.page(ctx, len(pages)+i+1)
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	return slices.Concat(pages...), nil
+	err := group.Wait()
+	return append(pages, read...), max(to, slices.Max(lasts)), err
 }
 
 // page reads one page; last is the number of the last one, as its links say.
@@ -197,7 +218,11 @@ func (s *Shelf) page(ctx context.Context, n int) (items []graph.Item, last int, 
 		}
 		items = append(items, it)
 	}
-	return items, lastPage(a.header.Get("Link"), n), nil
+	last = lastPage(a.header.Get("Link"), n)
+	if a.header.Get("Link") == "" && len(list) >= perPage {
+		last = n + 1 // nothing says that a full page is the last one
+	}
+	return items, last, nil
 }
 
 func (s *Shelf) item(v version) (graph.Item, error) {
