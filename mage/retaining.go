@@ -157,6 +157,9 @@ func (w *workshop) collect(k *pipeline.Keeper, now time.Time) (freed int64, err 
 	}
 	var undone [][]byte
 	for _, e := range deleted {
+		if e.Of != "" {
+			continue // what that tag was on stayed
+		}
 		content, found, err := k.Journal.Kept(digest.Digest(e.At[strings.IndexByte(e.At, '@')+1:]))
 		if err != nil {
 			return 0, err
@@ -195,14 +198,19 @@ func pruneText(p retention.Plan) string {
 		table.Rows = append(table.Rows, []string{"delete", d.At, d.Age + " old", sizeText(d.Size), strings.Join(d.Tags, " "), d.Why})
 	}
 	b.WriteString(table.String())
+	names := 0
+	for _, u := range p.Unnames {
+		names += len(u.Tags)
+		fmt.Fprintf(&b, "untag   %s\n", term.Escape(fmt.Sprintf("%s stays without %s: %s", u.At, strings.Join(u.Tags, " "), u.Why)))
+	}
 	for _, s := range p.Skipped {
 		fmt.Fprintf(&b, "skipped %s: %s\n", term.Escape(s.Repo), term.Escape(s.Why))
 	}
 	for _, why := range p.Refused {
 		fmt.Fprintf(&b, "refused %s\n", term.Escape(why))
 	}
-	fmt.Fprintf(&b, "%d manifests stay, %d go; up to %s are freed; by the registry's clock it is %s\n",
-		len(p.Keeps), len(p.Deletes), sizeText(size), p.Now.UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "%d manifests stay, %d go, %d tags go alone; up to %s are freed; by the registry's clock it is %s\n",
+		len(p.Keeps), len(p.Deletes), names, sizeText(size), p.Now.UTC().Format(time.RFC3339))
 	return b.String()
 }
 
@@ -289,7 +297,10 @@ func undeleteText(r restoring, now time.Time) string {
 	can := len(r.Entries)
 	for _, e := range r.Entries {
 		way := "pushed again from this machine's trash, as long as the registry has its blobs"
-		if e.ID != 0 {
+		switch {
+		case e.Of != "":
+			way = "given again to " + e.Of + ", if nobody took it"
+		case e.ID != 0:
 			until := e.Time.AddDate(0, 0, 30)
 			way = "restored by GitHub, until " + until.Format(time.DateOnly)
 			if now.After(until) {

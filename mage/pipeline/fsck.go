@@ -121,20 +121,15 @@ func (k *Keeper) unlisted(m *graph.Map, walk graph.Walk) []Ailment {
 
 // relist pushes the same bytes of a referrer again: that lists it among its subject's.
 func (k *Keeper) relist(ctx context.Context, it graph.Item) error {
-	for member, s := range k.Shelves {
-		if s.Name() != it.At.Repo {
-			continue
-		}
-		n, content, found, err := s.Manifest(ctx, it.At.Digest)
-		if err == nil && !found {
-			err = fault.New(fault.Conflict, "listing", it.At.String(), "it is no longer there")
-		}
-		if err != nil {
-			return err
-		}
-		return k.Registry.Repository(member).Push(ctx, n, strings.NewReader(string(content)))
+	member := k.member(it.At.Repo)
+	n, content, found, err := k.Shelves[member].Manifest(ctx, it.At.Digest)
+	if err == nil && !found {
+		err = fault.New(fault.Conflict, "listing", it.At.String(), "it is no longer there")
 	}
-	return nil
+	if err != nil {
+		return err
+	}
+	return k.Registry.Repository(member).Push(ctx, n, strings.NewReader(string(content)))
 }
 
 // Examine looks at what the ledger says is served: every tag follows it, and every release is whole

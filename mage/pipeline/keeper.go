@@ -31,6 +31,22 @@ func (k *Keeper) place(at ref.Pinned) string {
 	return at.String()
 }
 
+// tagPlace is how the journal calls a tag.
+func (k *Keeper) tagPlace(repo ref.Repo, tag string) string {
+	repo.Host = k.Host
+	return ref.Tagged{Repo: repo, Tag: tag}.String()
+}
+
+// member is whose repository it is.
+func (k *Keeper) member(repo ref.Repo) string {
+	for member, s := range k.Shelves {
+		if s.Name() == repo {
+			return member
+		}
+	}
+	return "" // everything that is kept lies in one of them
+}
+
 // Shelf is a repository whose manifests can be listed and taken away.
 type Shelf interface {
 	Lister

@@ -11,6 +11,7 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/retention"
 )
 
@@ -74,7 +75,8 @@ func (k *Keeper) Deleted(name string) ([]retention.Entry, error) {
 	}
 	var list []retention.Entry
 	for _, e := range retention.Fold(entries) {
-		if (e.Outcome == retention.Deleted || e.Outcome == retention.Absent || e.Outcome == "") && e.Named(name) {
+		gone := e.Outcome == retention.Deleted || e.Outcome == retention.Absent || e.Outcome == ""
+		if gone && !e.Waste && e.Named(name) {
 			list = append(list, e)
 		}
 	}
@@ -162,6 +164,9 @@ func (k *Keeper) children(e retention.Entry) []graph.Node {
 }
 
 func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {
+	if e.Of != "" {
+		return k.restoreTag(ctx, e)
+	}
 	_, hex, _ := strings.Cut(e.At, "@")
 	d, err := digest.Parse(hex)
 	if err != nil {
@@ -182,4 +187,33 @@ func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {
 		return s.Restore(ctx, e, content)
 	}
 	return fault.New(fault.Invalid, "restoring", e.At, "the family has no such repository")
+}
+
+// restoreTag gives a tag again to what it was taken off, unless somebody else took it.
+func (k *Keeper) restoreTag(ctx context.Context, e retention.Entry) error {
+	for member, s := range k.Shelves {
+		if k.tagPlace(s.Name(), e.Tags[0]) != e.At {
+			continue
+		}
+		repo := k.Registry.Repository(member)
+		move := release.Move{Tag: ref.Tagged{Repo: s.Name(), Tag: e.Tags[0]}, To: graph.Node{MediaType: e.MediaType, Digest: digest.Digest(e.Of), Size: e.Size}}
+		now, found, err := repo.Resolve(ctx, move.Tag.Tag)
+		if err == nil && found && k.isWaste(ctx, s, now.Digest) {
+			move.From = now.Digest // a kill left it there
+		}
+		if err == nil {
+			_, err = repo.MoveTag(ctx, move)
+		}
+		return err
+	}
+	return fault.New(fault.Invalid, "restoring", e.At, "the family has no such repository")
+}
+
+func (k *Keeper) isWaste(ctx context.Context, s Shelf, d digest.Digest) bool {
+	n, content, found, err := s.Manifest(ctx, d)
+	if err != nil || !found {
+		return false
+	}
+	l, err := graph.ReadLinks(n, content)
+	return err == nil && l.ArtifactType == retention.WasteType
 }

@@ -38,6 +38,9 @@ func (k *Keeper) Prune(ctx context.Context, f retention.Facts, p retention.Plan)
 	s := k.newSweep(f, p)
 	err := s.all(ctx, p.Deletes)
 	if err == nil {
+		err = s.unname(ctx, p.Unnames)
+	}
+	if err == nil {
 		err = k.prove(ctx, f)
 	}
 	if kind, _ := fault.KindOf(err); err != nil && s.wrote() && kind != fault.Partial {
@@ -53,16 +56,19 @@ func (k *Keeper) settle(f retention.Facts) error {
 	if err != nil {
 		return err
 	}
-	held := map[string]bool{}
+	held := map[string]string{} // what is where: a manifest, or the digest that a tag is on
 	for _, it := range f.Items {
-		held[k.place(it.At)] = true
+		held[k.place(it.At)] = ""
+		for _, tag := range it.Tags {
+			held[k.tagPlace(it.At.Repo, tag)] = it.At.Digest.String()
+		}
 	}
 	for _, e := range retention.Fold(entries) {
 		if e.Outcome != "" {
 			continue
 		}
 		e.Outcome, e.Why = retention.Deleted, "its run ended before the answer came; it is gone"
-		if held[e.At] {
+		if of, there := held[e.At]; there && of == e.Of {
 			e.Outcome, e.Why = retention.Skipped, "its run ended before the answer came; it is still there"
 		}
 		if err := k.Journal.Append(e); err != nil {
@@ -105,27 +111,22 @@ func (s *sweep) all(ctx context.Context, deletes []retention.Deletion) error {
 		if err != nil {
 			return err
 		}
-		s.done = append(s.done, e)
-		s.k.Progress.Done("prune", d.At, string(e.Outcome)+because(e.Why))
+		s.tell(d.At, e)
 	}
 	return nil
 }
 
-func because(why string) string {
-	if why == "" {
-		return ""
+// tell notes what became of something, and says so.
+func (s *sweep) tell(at string, e retention.Entry) {
+	s.done = append(s.done, e)
+	detail := string(e.Outcome)
+	if e.Why != "" {
+		detail += ": " + e.Why
 	}
-	return ": " + why
+	s.k.Progress.Done("prune", at, detail)
 }
 
-func (s *sweep) shelf(repo ref.Repo) Shelf {
-	for _, shelf := range s.k.Shelves {
-		if shelf.Name() == repo {
-			return shelf
-		}
-	}
-	return nil // a plan is made of the shelves' own items
-}
+func (s *sweep) shelf(repo ref.Repo) Shelf { return s.k.Shelves[s.k.member(repo)] }
 
 // one deletes an item, unless it stays. The journal has it before the registry hears of it.
 func (s *sweep) one(ctx context.Context, shelf Shelf, it graph.Item) (retention.Entry, error) {
@@ -230,12 +231,7 @@ func (s *sweep) review(ctx context.Context, shelf Shelf) error {
 
 // replan takes from what is doomed whatever a plan of today would keep.
 func (s *sweep) replan() error {
-	gone := map[string]bool{}
-	for _, e := range s.done {
-		gone[e.At] = e.Outcome == retention.Deleted || e.Outcome == retention.Absent
-	}
-	now := s.facts
-	now.Items = slices.DeleteFunc(slices.Clone(now.Items), func(it graph.Item) bool { return gone[s.k.place(it.At)] })
+	now := s.known()
 	p, err := retention.NewPlan(now, retention.Allow{Empty: true, Share: true})
 	if err != nil {
 		return err
@@ -244,13 +240,24 @@ func (s *sweep) replan() error {
 	for _, d := range p.Deletes {
 		still[d.Item.At] = true
 	}
-	for at := range s.doomed {
-		if !still[at] && !gone[s.k.place(at)] {
-			delete(s.doomed, at)
-			s.why[at] = "something that came since the plan needs it"
+	for _, it := range now.Items {
+		if s.doomed[it.At] && !still[it.At] {
+			delete(s.doomed, it.At)
+			s.why[it.At] = "something that came since the plan needs it"
 		}
 	}
 	return nil
+}
+
+// known are the facts without what this run deleted.
+func (s *sweep) known() retention.Facts {
+	gone := map[string]bool{}
+	for _, e := range s.done {
+		gone[e.At] = e.Outcome == retention.Deleted || e.Outcome == retention.Absent
+	}
+	now := s.facts
+	now.Items = slices.DeleteFunc(slices.Clone(now.Items), func(it graph.Item) bool { return gone[s.k.place(it.At)] })
+	return now
 }
 
 func (s *sweep) wrote() bool {

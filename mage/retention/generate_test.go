@@ -225,6 +225,10 @@ func (y *yard) litter() {
 		it := y.items[rapid.SampledFrom(places).Draw(y.t, "alias of")]
 		it.Tags = append(it.Tags, rapid.SampledFrom([]string{"demo-1", "latest", "pr-7", "v0.9.0"}).Draw(y.t, "alias")+strings.Repeat("x", i))
 	}
+	for i := range rapid.IntRange(0, 3).Draw(y.t, "rebuilds that changed nothing") {
+		it := y.items[rapid.SampledFrom(places).Draw(y.t, "named twice")]
+		it.Tags = append(it.Tags, fmt.Sprintf("sha-%040d-r%d", i, i+2))
+	}
 	for range rapid.IntRange(0, 3).Draw(y.t, "orphans") {
 		hours := rapid.IntRange(-30, 400).Draw(y.t, "orphan age")
 		y.attest(y.image("app", hours, sum("a base elsewhere")), hours)

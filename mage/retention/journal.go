@@ -23,8 +23,10 @@ const (
 // Entry is one deletion in the journal: everything that is needed to undo it. It is written before
 // the call, and again with its outcome.
 type Entry struct {
-	Run       string    `json:"run"` // of the plan that it belongs to
-	At        string    `json:"at"`  // host/owner/name@sha256:…
+	Run       string    `json:"run"`             // of the plan that it belongs to
+	At        string    `json:"at"`              // host/owner/name@sha256:…, or host/owner/name:tag
+	Of        string    `json:"of,omitempty"`    // of a tag: the digest of what it was taken off, which stayed
+	Waste     bool      `json:"waste,omitempty"` // made to be deleted: nothing that could be missed
 	ID        int64     `json:"id,omitempty"`
 	Tags      []string  `json:"tags,omitempty"`
 	MediaType string    `json:"mediaType"`
@@ -36,7 +38,13 @@ type Entry struct {
 
 // NewEntry begins the entry of an item at a place, at a time.
 func NewEntry(run, place string, it graph.Item, at time.Time) Entry {
-	return Entry{Run: run, At: place, ID: it.ID, Tags: it.Tags, MediaType: it.MediaType, Size: it.Size, Time: at.UTC()}
+	return Entry{Run: run, At: place, ID: it.ID, Waste: it.ArtifactType == WasteType, Tags: it.Tags, MediaType: it.MediaType, Size: it.Size, Time: at.UTC()}
+}
+
+// NewTagEntry begins the entry of one tag, which is taken off an item that stays.
+func NewTagEntry(run, place, tag string, it graph.Item, at time.Time) Entry {
+	repo, digest, _ := strings.Cut(place, "@")
+	return Entry{Run: run, At: repo + ":" + tag, Of: digest, Tags: []string{tag}, MediaType: it.MediaType, Size: it.Size, Time: at.UTC()}
 }
 
 // Fold returns the last entry of every place, in the order in which each was begun last.
@@ -58,5 +66,8 @@ func Fold(entries []Entry) []Entry {
 // empty name means all.
 func (e Entry) Named(name string) bool {
 	repo, digest, _ := strings.Cut(e.At, "@")
+	if e.Of != "" {
+		repo, digest = strings.TrimSuffix(e.At, ":"+e.Tags[0]), e.Of
+	}
 	return name == "" || name == e.Run || name == e.At || name == digest || slices.Contains(e.Tags, name) || strings.HasSuffix(repo, "/"+name)
 }

@@ -17,6 +17,7 @@ type Plan struct {
 	Now     time.Time  `json:"now"`     // by the registry's clock
 	Keeps   []Keep     `json:"keeps"`   // by place
 	Deletes []Deletion `json:"deletes"` // in the order of deletion
+	Unnames []Unnaming `json:"unnames"` // what stays and loses tags, after the deletions
 	Skipped []Skip     `json:"skipped"` // repositories of which nothing is deleted
 	Refused []string   `json:"refused"` // why the plan may not be applied
 }
@@ -73,6 +74,7 @@ func NewPlan(f Facts, allow Allow) (Plan, error) {
 		it, _ := m.Item(at)
 		p.Deletes = append(p.Deletes, f.deletion(it))
 	}
+	p.Unnames = f.unnamings(m, walk, func(it graph.Item) bool { _, skip := skipped[it.At.Repo]; return skip })
 	for repo, why := range skipped {
 		p.Skipped = append(p.Skipped, Skip{Repo: repo.String(), Why: why})
 	}
@@ -209,4 +211,4 @@ func (p Plan) Incomplete() error {
 }
 
 // Empty reports whether nothing would be deleted.
-func (p Plan) Empty() bool { return len(p.Deletes) == 0 }
+func (p Plan) Empty() bool { return len(p.Deletes) == 0 && len(p.Unnames) == 0 }

@@ -212,6 +212,63 @@ func TestWhatStaysAndWhatGoes(t *testing.T) {
 	}
 }
 
+// Builds that change nothing give one digest the names of many commits.
+func TestANameOfAReleaseGoesWithItsRecord(t *testing.T) {
+	name := func(digit string) string { return "sha-" + strings.Repeat("0", 39) + digit }
+	for title, test := range map[string]struct {
+		add  func(s *shelf, f *retention.Facts)
+		want string // place and tags of what stays with fewer names
+	}{
+		"of a record that stays": {func(s *shelf, f *retention.Facts) { s.put("app", "kept", graph.Links{}, "dev", name("1")) }, ""},
+		"of a record that is gone": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "kept", graph.Links{}, "dev", name("1"), name("7"), name("8"))
+		}, "kept " + name("7") + " " + name("8")},
+		"of a rebuild whose record is gone": {func(s *shelf, f *retention.Facts) { s.put("app", "kept", graph.Links{}, "dev", name("1")+"-r2") }, "kept " + name("1") + "-r2"},
+		"of a record that goes with this plan": {func(s *shelf, f *retention.Facts) {
+			s.release("2")
+			s.put("app", "kept", graph.Links{}, "dev", name("2"))
+		}, "kept " + name("2")},
+		"of a record that goes on something that goes": {func(s *shelf, f *retention.Facts) {
+			s.release("2")
+			s.put("app", "gone", graph.Links{}, name("2"))
+		}, ""},
+		"that is no release's": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "kept", graph.Links{}, "dev", "pr-7", "v1.0.0", "latest")
+		}, ""},
+		"nowhere, where a record is missing that must stay": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "kept", graph.Links{}, "dev", name("7"))
+			f.Served = append(f.Served, retention.Served{Channel: "prod", Generation: 1, Tag: "sha-2", Record: sum("record 2"), At: now})
+		}, ""},
+	} {
+		t.Run(title, func(t *testing.T) {
+			var s shelf
+			s.release("1")
+			f := retention.Facts{Family: policy(), Base: base, Served: []retention.Served{served(2, "1", 30)}, Now: now}
+			test.add(&s, &f)
+			f.Items = s
+			var got []string
+			for _, u := range plan(t, f).Unnames {
+				got = append(got, map[digest.Digest]string{sum("kept"): "kept"}[u.Item.At.Digest]+" "+strings.Join(u.Tags, " "))
+			}
+			if strings.Join(got, ", ") != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A prune that was killed leaves what it moved tags to: nobody waits a day for that.
+func TestWasteIsNeverYoung(t *testing.T) {
+	var s shelf
+	s.release("1")
+	s.put("app", "x", graph.Links{ArtifactType: retention.WasteType}, "sha-"+strings.Repeat("9", 40)).Since = now
+	s.put("app", "y", graph.Links{}, "sha-"+strings.Repeat("9", 40)+"-r2").Since = now
+	f := retention.Facts{Family: policy(), Base: base, Served: []retention.Served{served(2, "1", 30)}, Now: now, Items: s}
+	if got := names(plan(t, f), s); got != "x" {
+		t.Errorf("what goes is %q", got)
+	}
+}
+
 func nest(s *shelf) {
 	s.put("app", "inner", graph.Links{Children: []graph.Node{child("child 1x")}})
 	s.put("app", "middle", graph.Links{Children: []graph.Node{child("inner")}})

@@ -187,7 +187,7 @@ func without(items []graph.Item, gone map[ref.Pinned]bool) []graph.Item {
 
 func TestAPlanKeepsWhatRootsReachAndDeletesTheRest(t *testing.T) {
 	t.Parallel()
-	var deletions, skips int
+	var deletions, skips, unnamed int
 	rapid.Check(t, func(t *rapid.T) {
 		f := drawFacts(t)
 		p := plan(t, f)
@@ -205,16 +205,66 @@ func TestAPlanKeepsWhatRootsReachAndDeletesTheRest(t *testing.T) {
 		checkComplement(t, f, p, roots)
 		checkOrder(t, f, p)
 		checkReasons(t, f, p)
+		checkNames(t, f, p)
+		unnamed += len(p.Unnames)
 		again := f
-		again.Items = without(f.Items, gone)
+		again.Items = unname(without(f.Items, gone), p)
 		if second := plan(t, again); !second.Empty() {
-			t.Fatalf("a second run deletes %d more, the first is %s", len(second.Deletes), second.Deletes[0].At)
+			t.Fatalf("a second run deletes %v and %v more", second.Deletes, second.Unnames)
 		}
 	})
-	if deletions == 0 || skips == 0 {
-		t.Errorf("%d deletions and %d skips: the generator does not try", deletions, skips)
+	if deletions == 0 || skips == 0 || unnamed == 0 {
+		t.Errorf("%d deletions, %d skips, %d that lose a name: the generator does not try", deletions, skips, unnamed)
 	}
-	t.Logf("%d deletions, %d skipped repositories", deletions, skips)
+	t.Logf("%d deletions, %d skipped repositories, %d that stay and lose a name", deletions, skips, unnamed)
+}
+
+// checkNames: what stays keeps every tag but those that name a release without a record, and no
+// record that stays loses one of the tags of its members.
+func checkNames(t *rapid.T, f retention.Facts, p retention.Plan) {
+	gone, lost := deleted(p), map[string]bool{}
+	for _, u := range p.Unnames {
+		if gone[u.Item.At] {
+			t.Fatalf("%s goes, and loses names before", u.At)
+		}
+		for _, tag := range u.Tags {
+			if !strings.HasPrefix(tag, "sha-") || strings.HasSuffix(u.Item.At.Repo.Path, "/metadata") {
+				t.Fatalf("%s loses %s", u.At, tag)
+			}
+			lost[tag] = true
+		}
+	}
+	skipped := len(p.Skipped) > 0
+	for _, it := range f.Items {
+		for _, tag := range it.Tags {
+			metadata := strings.HasSuffix(it.At.Repo.Path, "/metadata")
+			if metadata && !gone[it.At] && lost[tag] {
+				t.Fatalf("%s stays, and %s goes from a member", it.At, tag)
+			}
+			if !metadata && !gone[it.At] && !skipped && strings.HasPrefix(tag, "sha-0") && !lost[tag] && !recorded(f, gone, tag) {
+				t.Fatalf("%s stays on %s, and no record has it", tag, it.At)
+			}
+		}
+	}
+}
+
+// recorded reports whether a record that stays has a tag.
+func recorded(f retention.Facts, gone map[ref.Pinned]bool, tag string) bool {
+	return slices.ContainsFunc(f.Items, func(it graph.Item) bool {
+		return strings.HasSuffix(it.At.Repo.Path, "/metadata") && !gone[it.At] && slices.Contains(it.Tags, tag)
+	})
+}
+
+// unname takes from items the tags that a plan takes.
+func unname(items []graph.Item, p retention.Plan) []graph.Item {
+	for i, it := range items {
+		for _, u := range p.Unnames {
+			if u.Item.At == it.At {
+				items[i].Tags = slices.DeleteFunc(slices.Clone(it.Tags), func(tag string) bool { return slices.Contains(u.Tags, tag) })
+			}
+		}
+	}
+	return items
 }
 
 // checkComplement: what is not reached is deleted, unless its repository is skipped or something of

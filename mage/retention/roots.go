@@ -251,11 +251,12 @@ func signed(m *graph.Map, record ref.Pinned) bool {
 }
 
 // young is everything within the grace: a release may be pushing it right now. What came at an
-// unknown time, or in the future, is young.
+// unknown time, or in the future, is young. Waste is nobody's: a killed prune left it.
 func (f Facts) young(m *graph.Map) []graph.Root {
 	var roots []graph.Root
 	for _, it := range m.Items() {
 		switch {
+		case it.ArtifactType == WasteType:
 		case it.Since.IsZero():
 			roots = append(roots, graph.Root{At: it.At, Why: "its age is not known"})
 		case f.Now.Sub(it.Since) < f.Family.Retention.Grace:
