@@ -42,7 +42,7 @@ func (p *builderPort) open(ctx context.Context) (*buildkit.Builder, error) {
 func (w *workshop) buildOptions() buildkit.Options {
 	return buildkit.Options{
 		State: w.state.Dir(), Cache: w.env.cache, Builder: w.env.builder, Host: w.env.buildkit,
-		CA: w.env.caBundle, Environ: w.env.all, Now: w.env.now, Progress: w.progress.build,
+		Platforms: w.platforms(), CA: w.env.caBundle, Environ: w.env.all, Now: w.env.now, Progress: w.progress.build,
 	}
 }
 

@@ -172,11 +172,15 @@ func (w *workshop) plan(ctx context.Context) (release.Plan, error) {
 	if err != nil {
 		return release.Plan{}, err
 	}
-	platforms := w.env.platforms
-	if len(platforms) == 0 {
-		platforms = []string{hostPlatform()}
+	return release.NewPlan(w.fam, src, w.platforms())
+}
+
+// platforms are what is built: only this machine's unless more was asked for.
+func (w *workshop) platforms() []string {
+	if len(w.env.platforms) > 0 {
+		return w.env.platforms
 	}
-	return release.NewPlan(w.fam, src, platforms)
+	return []string{hostPlatform()}
 }
 
 // pipeline wires the adapters to a plan's stages. BuildKit, the worker and Sigstore start when a

@@ -23,17 +23,18 @@ import (
 
 // Options say where things are. State, Cache and Now are required.
 type Options struct {
-	State    string           // private directory of this repository's runs; BuildKit's cache lies below it
-	Cache    string           // the user's cache, shared by all repositories: programs, OS bases
-	Builder  string           // Buildx builder that exists already ($CONTAINAI_BUILDER)
-	Host     string           // address of a BuildKit ($BUILDKIT_HOST)
-	Engine   string           // BuildKit image for Docker, pinned by digest; empty means our own choice
-	CA       string           // PEM bundle given to build steps as secret "ca"; empty gives none
-	Keep     int64            // bytes the embedded BuildKit may keep as cache; 0 means 20 GB
-	Environ  []string         // this process's environment: no build argument may hold a secret of it
-	Binfmt   string           // where the kernel lists emulators; empty is binfmt_misc's usual place
-	Now      func() time.Time // decides which day's OS base is used
-	Progress func(Event)      // may be nil; called from one goroutine at a time
+	State     string           // private directory of this repository's runs; BuildKit's cache lies below it
+	Cache     string           // the user's cache, shared by all repositories: programs, OS bases
+	Builder   string           // Buildx builder that exists already ($CONTAINAI_BUILDER)
+	Host      string           // address of a BuildKit ($BUILDKIT_HOST)
+	Engine    string           // BuildKit image for Docker, pinned by digest; empty means our own choice
+	CA        string           // PEM bundle given to build steps as secret "ca"; empty gives none
+	Keep      int64            // bytes the embedded BuildKit may keep as cache; 0 means 20 GB
+	Platforms []string         // what will be built: an embedded BuildKit that cannot is refused before it is made
+	Environ   []string         // this process's environment: no build argument may hold a secret of it
+	Binfmt    string           // where the kernel lists emulators; empty is binfmt_misc's usual place
+	Now       func() time.Time // decides which day's OS base is used
+	Progress  func(Event)      // may be nil; called from one goroutine at a time
 }
 
 // defaultKeep is how much build cache stays on disk, in bytes.

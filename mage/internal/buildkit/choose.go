@@ -79,6 +79,11 @@ func (b *Builder) choose(ctx context.Context) error {
 		return err
 	}
 	b.kind = choice.Kind
+	for _, platform := range o.Platforms {
+		if err := b.host().check(platform); b.kind == Embedded && err != nil {
+			return err
+		}
+	}
 	if err := b.findBuildx(ctx); err != nil {
 		return err
 	}

@@ -60,7 +60,10 @@ func nodeFix(platform string) string {
 	return fmt.Sprintf("append a node that runs %s to the builder (docker buildx create --append), or register qemu on its host: docker run --privileged --rm tonistiigi/binfmt --install all", platform)
 }
 
-func isNative(platform string) bool { return platform == runtime.GOOS+"/"+runtime.GOARCH }
+// isNative: a 64-bit PC runs the programs of a 32-bit one.
+func isNative(platform string) bool {
+	return platform == "linux/"+runtime.GOARCH || platform == "linux/386" && runtime.GOARCH == "amd64"
+}
 
 // parsePlatform reads "os/arch[/variant]".
 func parsePlatform(s string) (ocispec.Platform, error) {

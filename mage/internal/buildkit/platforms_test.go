@@ -2,7 +2,11 @@ package buildkit
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containai/containai/mage/fault"
 )
@@ -31,6 +35,57 @@ func TestEmulationCommandsNameOnlyWhatIsMissing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := emulationCommands(arm, test.has); got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
+			}
+		})
+	}
+}
+
+// foreign is a platform that no machine of these tests is.
+const foreign = "linux/arm64"
+
+// TestMissingEmulationIsSeenBeforeTheBuild reads what a kernel has registered, from a directory that
+// looks like binfmt_misc's.
+func TestMissingEmulationIsSeenBeforeTheBuild(t *testing.T) {
+	if isNative(foreign) {
+		t.Skip("this machine is " + foreign)
+	}
+	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+	const f, none = "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: F\n", "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: \n"
+	for name, test := range map[string]struct {
+		files map[string]string
+		runs  Runs
+		fix   string // a part of it
+	}{
+		"binfmt_misc is not mounted":        {nil, Missing, "mount -t binfmt_misc"},
+		"nothing is registered":             {map[string]string{"register": "", "status": "enabled"}, Missing, "cat /usr/lib/binfmt.d/qemu-aarch64.conf"},
+		"another architecture's emulator":   {map[string]string{"register": "", "qemu-s390x": f}, Missing, "qemu-aarch64"},
+		"an emulator outside of containers": {map[string]string{"register": "", "qemu-aarch64": none}, Missing, "echo -1 > /proc/sys/fs/binfmt_misc/qemu-aarch64"},
+		"an emulator that works everywhere": {map[string]string{"register": "", "qemu-aarch64": f}, Emulated, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, content := range test.files {
+				write(t, filepath.Join(dir, file), content)
+			}
+			b := &Builder{kind: Embedded, options: Options{Binfmt: dir}, platforms: []string{"linux/amd64"}}
+			if test.files["qemu-aarch64"] != "" {
+				b.platforms = append(b.platforms, foreign) // BuildKit's own test runs outside of containers
+			}
+			if got := b.readiness(foreign); got.Runs != test.runs || !strings.Contains(got.Fix, test.fix) || (got.Fix == "") != (test.fix == "") {
+				t.Errorf("the plan says %+v, want %q and a fix with %q", got, test.runs, test.fix)
+			}
+			steps := map[string]error{"the OS base": b.host().check(foreign), "the build": b.checkPlatforms([]string{foreign})}
+			if test.runs == Missing && os.Geteuid() == 0 {
+				// The cache is empty: a BuildKit that was compiled first would take minutes.
+				_, steps["opening"] = Open(t.Context(), Options{State: t.TempDir(), Cache: t.TempDir(), Binfmt: dir, Platforms: []string{foreign}, Now: time.Now})
+			}
+			for step, err := range steps {
+				if test.runs == Emulated && err != nil {
+					t.Errorf("%s: %v", step, err)
+				}
+				if test.runs == Missing && (!errors.Is(err, fault.Environment) || !strings.Contains(fault.HintOf(err), test.fix)) {
+					t.Errorf("%s: got %v with hint %q, want Environment and %q", step, err, fault.HintOf(err), test.fix)
+				}
 			}
 		})
 	}
