@@ -2,6 +2,7 @@ package release
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -144,6 +145,25 @@ func (g Gate) refuseRelease(r Record) []Refusal {
 	}
 	if r.LocalBase && !g.Rules.Gate.LocalBase {
 		out = append(out, Refusal{Why: "the OS base was made from a mirror; this channel wants the pinned base image"})
+	}
+	return append(out, refuseSecrets(r)...)
+}
+
+// refuseSecrets looks through what the record and the provenance of its images tell everybody. The
+// builder refuses such arguments itself; a record may come from another machine.
+func refuseSecrets(r Record) (out []Refusal) {
+	for _, image := range slices.Sorted(maps.Keys(r.Images)) {
+		arguments := r.Images[image].Arguments
+		for _, name := range slices.Sorted(maps.Keys(arguments)) {
+			if evidence.LooksSecret(name, arguments[name]) {
+				out = append(out, Refusal{Why: fmt.Sprintf("build argument %s of %s looks like a secret, and would stand in record and provenance", name, image)})
+			}
+		}
+	}
+	for _, m := range slices.Concat(r.Materials, r.Verifiers) {
+		if evidence.LooksSecret("", m.URI) {
+			out = append(out, Refusal{Why: fmt.Sprintf("the address of %s looks like it holds a secret, and would stand in record and provenance", m.Name)})
+		}
 	}
 	return out
 }

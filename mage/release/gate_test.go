@@ -150,3 +150,32 @@ func TestAFailedSmokeTestShowsItsOutputCut(t *testing.T) {
 		t.Errorf("Approve() = %v", err)
 	}
 }
+
+// TestF2NothingSecretIsPublishedInAProvenance: the gate looks through what record and provenance would
+// tell, also of images that another machine built.
+func TestF2NothingSecretIsPublishedInAProvenance(t *testing.T) {
+	const token = "ghp_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	for name, spoil := range map[string]func(*release.Record){
+		"an argument by its name": func(r *release.Record) {
+			r.Images["app"] = release.Image{Index: r.Images["app"].Index, Platforms: r.Images["app"].Platforms, Arguments: map[string]string{"NPM_TOKEN": token}}
+		},
+		"an argument by its form": func(r *release.Record) {
+			r.Images["app"] = release.Image{Index: r.Images["app"].Index, Platforms: r.Images["app"].Platforms, Arguments: map[string]string{"PLAIN": "x" + token}}
+		},
+		"the address of a material": func(r *release.Record) {
+			r.Materials = []evidence.Material{{Name: "os-base", URI: "https://alice:hunter2hunter2@example.com/base"}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := record()
+			spoil(&r)
+			_, err := release.Gate{Channel: "dev"}.Approve(release.Evidenced{Built: release.Built{Record: r}, Reports: reports(r)}, now)
+			if !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "provenance") {
+				t.Fatalf("Approve() = %v, want a refusal", err)
+			}
+			if strings.Contains(err.Error(), token) || strings.Contains(err.Error(), "hunter2") {
+				t.Error("the refusal holds the secret")
+			}
+		})
+	}
+}

@@ -3,10 +3,10 @@ package buildkit
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/tool"
 )
@@ -48,18 +48,13 @@ func checkArguments(declared, found map[string]map[string]string, environ []stri
 				return fault.New(fault.Refused, "building", target, "its build argument %s holds the value of %s in this environment", name, variable).
 					WithHint("arguments stay in the image's history and in its provenance: revoke the secret, and give the new one with RUN --mount=type=secret")
 			}
-			if LooksSecret(name, value) {
+			if evidence.LooksSecret(name, value) {
 				return fault.New(fault.Refused, "building", target, "its build argument %s looks like a secret", name).
 					WithHint("arguments stay in the image's history and in its provenance: give it with RUN --mount=type=secret")
 			}
 		}
 	}
 	return nil
-}
-
-// LooksSecret reports whether a named value is a secret as far as one can see from outside.
-func LooksSecret(name, value string) bool {
-	return secretName.MatchString(name) && value != "" || secretValue.MatchString(value)
 }
 
 // minSecret is the shortest value of the environment that counts as a secret, in bytes: shorter ones
@@ -71,7 +66,7 @@ func secretsOf(environ []string) map[string]string {
 	secrets := map[string]string{}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
-		if len(value) >= minSecret && LooksSecret(name, value) {
+		if len(value) >= minSecret && evidence.LooksSecret(name, value) {
 			secrets[name] = value
 		}
 	}
@@ -87,19 +82,3 @@ func holds(value string, secrets map[string]string) string {
 	}
 	return ""
 }
-
-// What looks like a secret: by the name of the argument, or by the form that its issuer gives it.
-var (
-	secretName  = regexp.MustCompile(`(?i)(^|[_-])(token|secret|passwords?|passwd|api_?key|private_?key|credentials?)($|[_-])`)
-	secretValue = regexp.MustCompile(strings.Join([]string{
-		`gh[pousr]_[A-Za-z0-9]{36}`, `github_pat_[A-Za-z0-9_]{22}`, // GitHub
-		`glpat-[A-Za-z0-9_-]{20}`,       // GitLab
-		`npm_[A-Za-z0-9]{36}`,           // npm
-		`\b(AKIA|ASIA)[A-Z0-9]{16}\b`,   // AWS
-		`xox[abprs]-[A-Za-z0-9-]{10}`,   // Slack
-		`\bsk-[A-Za-z0-9_-]{20}`,        // OpenAI, Anthropic
-		`\beyJ[A-Za-z0-9_-]{8,}\.eyJ`,   // a JSON web token
-		`-----BEGIN [A-Z ]*PRIVATE KEY`, // PEM
-		`://[^/\s:@]+:[^/\s@]+@`,        // a URL with a password
-	}, "|"))
-)

@@ -96,3 +96,28 @@ func TestF2ABuildArgumentThatIsASecretIsRefused(t *testing.T) {
 		t.Errorf("plain arguments: %v", err)
 	}
 }
+
+func TestF2ABuildArgumentThatIsASecretOfTheEnvironmentIsRefused(t *testing.T) {
+	t.Parallel()
+	environ := []string{"DEPLOY_TOKEN=hunter2hunter2", "AWS=AKIA" + strings.Repeat("B", 16), "SHORT_TOKEN=abc", "PLAIN=publicvalue", "EMPTY_TOKEN="}
+	for value, variable := range map[string]string{
+		"hunter2hunter2":                 "DEPLOY_TOKEN",
+		"--with=hunter2hunter2,and=more": "DEPLOY_TOKEN",
+		"AKIA" + strings.Repeat("B", 16): "AWS",
+		"abc":                            "",
+		"publicvalue":                    "",
+		"":                               "",
+	} {
+		args := map[string]map[string]string{"app": {"BANNER": value}}
+		err := checkArguments(args, args, environ)
+		if variable == "" {
+			if err != nil {
+				t.Errorf("%q is refused: %v", value, err)
+			}
+			continue
+		}
+		if !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), variable) || strings.Contains(err.Error(), value) {
+			t.Errorf("%q: %v, want Refused that names %s and not its value", value, err, variable)
+		}
+	}
+}
