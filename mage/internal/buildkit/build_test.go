@@ -22,7 +22,7 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-// bakeFile is a family of three: a base, an image on it, and one that only claims to be.
+// bakeFile is a family of three: a base, an image on it, and one that is only linked to it.
 const bakeFile = `
 target "base" {
   contexts          = { os = "docker-image://example.org/never:pulled" }
@@ -40,6 +40,7 @@ ENV GREETING=hello
 EOT
 }
 target "stray" {
+  contexts          = { parent = "target:base" }
   dockerfile-inline = "FROM scratch\nCOPY docker-bake.hcl /\n"
 }
 target "broken" {
