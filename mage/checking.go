@@ -19,6 +19,9 @@ type checkup struct {
 func fsck(repair bool) command {
 	return func(ctx context.Context, s *session) error {
 		w, p, _, err := s.openPipeline(ctx, true)
+		if err == nil {
+			err = w.mayWrite(repair)
+		}
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/actions"
 	"github.com/containai/containai/mage/internal/term"
 )
 
@@ -25,12 +26,13 @@ type environment struct {
 	platforms []string // empty: the host's platform
 	caBundle  string   // path of the CA certificates for builds
 	database  string   // directory of a Trivy vulnerability database
-	gitToken  string   // for the ledger's remote alone, and no other program
+	token     string   // $GITHUB_TOKEN: for the ledger's remote, by one git process, and as login at GitHub's registry
 	sshAgent  string   // socket of the agent that opens an SSH remote
 	actor     string   // who moves a channel
 	run       string   // which run moves it
 	all       []string // every variable: no build argument may hold a secret of it
 	library   string   // directory of this library's source
+	job       actions.Variables
 	terminal  term.Options
 	stdout    io.Writer
 	stderr    io.Writer
@@ -57,18 +59,19 @@ func readEnvironment() (environment, error) {
 	e := environment{
 		family:   familyFile,
 		registry: variable("CONTAINAI_REGISTRY", ""),
-		github:   variable("GITHUB_API_URL", "https://api.github.com"),
+		github:   gitHubAPI(),
 		state:    filepath.Join(filepath.Dir(familyFile), ".containai"),
 		cache:    filepath.Join(cache, "containai"),
 		builder:  variable("CONTAINAI_BUILDER", ""),
 		buildkit: variable("BUILDKIT_HOST", ""),
 		caBundle: firstFile(variable("CONTAINAI_CA_BUNDLE", ""), variable("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt"),
 		database: variable("CONTAINAI_VULNERABILITY_DB", ""),
-		gitToken: variable("GITHUB_TOKEN", ""),
+		token:    variable("GITHUB_TOKEN", ""),
 		sshAgent: variable("SSH_AUTH_SOCK", ""),
 		actor:    variable("GITHUB_ACTOR", variable("USER", "local user")),
 		run:      thisRun(),
 		all:      os.Environ(),
+		job:      actions.Read(func(name string) string { return variable(name, "") }),
 		library:  libraryDirectory(),
 		terminal: term.For(os.Stderr, os.Getenv, time.Now),
 		stdout:   os.Stdout,
@@ -94,6 +97,9 @@ func thisRun() string {
 	return variable("GITHUB_SERVER_URL", "https://github.com") + "/" + variable("GITHUB_REPOSITORY", "") +
 		"/actions/runs/" + id + "/attempts/" + variable("GITHUB_RUN_ATTEMPT", "1")
 }
+
+// gitHubAPI is the base URL of GitHub's REST API.
+func gitHubAPI() string { return variable("GITHUB_API_URL", "https://api.github.com") }
 
 // hostPlatform is what is built locally unless CONTAINAI_PLATFORMS asks for more.
 func hostPlatform() string { return "linux/" + runtime.GOARCH }

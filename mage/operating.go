@@ -131,6 +131,9 @@ func (w *workshop) carryOutBeside(ctx context.Context, in intent, done operation
 	}
 	done.Steps, done.Moved = change.Steps(), []pipeline.TagMove{}
 	if in.apply && !change.Empty() {
+		if err := w.mayApply(ctx, in); err != nil {
+			return err
+		}
 		w.say(planText(change))
 		_, moved, err := apply(ctx, change)
 		if err != nil {

@@ -42,6 +42,9 @@ func releaseOf(x wish) command {
 			}
 			return w.print(steps, func() string { return stepsText(x.channel, steps) })
 		}
+		if err := w.mayRelease(ctx, p, x, plan.Source); err != nil {
+			return err
+		}
 		result, err := p.Release(ctx, plan, order)
 		if closing := w.report(result, x.channel); err == nil {
 			err = closing

@@ -86,9 +86,10 @@ func (w *workshop) github() (*ghcr.Client, error) {
 
 // onGitHub reports whether the registry is GitHub's: by its name, or because the API is at the same
 // address, as in a rehearsal.
-func (w *workshop) onGitHub() bool {
-	api, err := url.Parse(w.env.github)
-	host := w.client.Base().Host
+func (w *workshop) onGitHub() bool { return w.env.onGitHub(w.client.Base().Host) }
+
+func (e environment) onGitHub(host string) bool {
+	api, err := url.Parse(e.github)
 	return host == "ghcr.io" || err == nil && api.Host == host
 }
 
@@ -112,6 +113,9 @@ func prune(allowed string, apply bool) command {
 			return err
 		}
 		w, k, err := s.openKeeper(ctx)
+		if err == nil {
+			err = w.mayWrite(apply)
+		}
 		if err != nil {
 			return err
 		}
@@ -263,6 +267,9 @@ type restoring struct {
 func undelete(what string, apply bool) command {
 	return func(ctx context.Context, s *session) error {
 		w, k, err := s.openKeeper(ctx)
+		if err == nil {
+			err = w.mayWrite(apply)
+		}
 		if err != nil {
 			return err
 		}

@@ -122,7 +122,7 @@ func (w *workshop) openRegistry(ctx context.Context) error {
 		base = embedded.Host + "/" + w.fam.Name
 		w.public = local.DefaultAddr + "/" + w.fam.Name
 	}
-	client, err := registry.New(base, registry.Options{Cache: filepath.Join(w.env.cache, "content")})
+	client, err := registry.New(base, registry.Options{Cache: filepath.Join(w.env.cache, "content"), Login: w.login(base)})
 	if err != nil {
 		return &fault.Error{Op: "opening registry", Subject: base, Kind: fault.Invalid, Err: err, Hint: "set CONTAINAI_REGISTRY to host[:port]/owner, or unset it to use the embedded registry"}
 	}
@@ -147,7 +147,7 @@ func (w *workshop) openLedger(ctx context.Context) (*ledger.Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.With(ledger.Credentials{Token: w.env.gitToken, Agent: w.env.sshAgent})
+	return l.With(ledger.Credentials{Token: w.env.token, Agent: w.env.sshAgent})
 }
 
 // plan reads the source and says what would be built. What the family file names must be there:

@@ -94,6 +94,11 @@ func (Release) To(ctx context.Context, channel string, version, commit, until *s
 	return run(ctx, output(json), releaseOf(wish{channel: channel, version: text(version), commit: text(commit), until: stage(until), plan: given(plan)}))
 }
 
+// Event says what the event that started this GitHub Actions job asks for: channel, version, commit, whether to publish, to build.
+func (Release) Event(ctx context.Context, json *bool) error {
+	return run(ctx, output(json), releaseEvent())
+}
+
 // Status shows where this commit stands and what every channel serves.
 func (Release) Status(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), releaseStatus())

@@ -44,7 +44,7 @@ func readAuthorities() authorities {
 		password: variable("CONTAINAI_SIGNING_KEY_PASSWORD", ""),
 		tokenURL: variable("ACTIONS_ID_TOKEN_REQUEST_URL", ""),
 		token:    variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", ""),
-		gitHub:   variable("GITHUB_API_URL", "https://api.github.com"),
+		gitHub:   gitHubAPI(),
 	}
 }
 
@@ -272,7 +272,8 @@ func believe(trust *verify.Trust, bundle []byte, subject digest.Digest, want sig
 	return verified.Statement, err
 }
 
-// open lists the signers of the family's own policy and of the channels that override it. What is
+// open lists the signers of the family's own policy and of the channels that override it; movers sign
+// documents and no evidence. What is
 // not there yet may be after the first signature, so a failure is not kept.
 func (p *trustPort) open() ([]judge, error) {
 	p.mu.Lock()
@@ -288,11 +289,9 @@ func (p *trustPort) open() ([]judge, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, signer := range append(policy.MayMove(), policy.Signer) {
-			if !known[signer] {
-				known[signer] = true
-				judges = append(judges, judge{trust, signer})
-			}
+		if signer := policy.Signer; !known[signer] {
+			known[signer] = true
+			judges = append(judges, judge{trust, signer})
 		}
 	}
 	p.judges = judges

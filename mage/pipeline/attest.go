@@ -107,7 +107,7 @@ func (p *Pipeline) attachSBOMs(ctx context.Context, a release.Approved) error {
 }
 
 // sign makes a bundle of every claim, in parallel, in the claims' order. After a failure those that
-// were not made are empty.
+// were not made are empty, and so are those that the family's policy does not accept.
 func (p *Pipeline) sign(ctx context.Context, pub Published, a release.Approved, claims []release.Claim) ([]evidence.Bundle, error) {
 	bundles := make([]evidence.Bundle, len(claims))
 	signer, err := p.Signer(ctx)
@@ -130,7 +130,13 @@ func (p *Pipeline) sign(ctx context.Context, pub Published, a release.Approved, 
 			if err != nil {
 				return err
 			}
-			bundles[i], err = signer.Sign(ctx, st)
+			signed, err := signer.Sign(ctx, st)
+			if err == nil {
+				_, err = p.Verifier.Verify(signed.JSON, c.Subject.Digest, pub.Record.Source.Commit)
+			}
+			if err == nil {
+				bundles[i] = signed
+			}
 			return err
 		})
 	}

@@ -28,6 +28,7 @@ import (
 // Options are the optional parts of a client.
 type Options struct {
 	Credential auth.CredentialFunc // nil means Docker's configuration and its helpers, read when a registry asks
+	Login      auth.Credential     // for this registry's host alone, where Docker's configuration has none
 	UserAgent  string              // empty means "containai"
 	Pause      time.Duration       // unit of every wait; zero means 1 s before a repetition and 250 ms before a read-back, growing
 	Budget     time.Duration       // longest time an operation goes without a good answer; zero means 600 pauses: 10 min
@@ -60,7 +61,7 @@ func New(base string, o Options) (*Client, error) {
 		return nil, err
 	}
 	if o.Credential == nil {
-		o.Credential = dockerLogin()
+		o.Credential = orElse(dockerLogin(), owner.Host, o.Login)
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	return newClient(owner, o, newTransport(dialer.DialContext, time.Now)), nil
@@ -108,6 +109,20 @@ func dockerLogin() auth.CredentialFunc {
 			}
 		}
 		return found, nil
+	}
+}
+
+// orElse is a login for one host, where another has none.
+func orElse(first auth.CredentialFunc, host string, login auth.Credential) auth.CredentialFunc {
+	if login == auth.EmptyCredential {
+		return first
+	}
+	return func(ctx context.Context, asked string) (auth.Credential, error) {
+		found, err := first(ctx, asked)
+		if err == nil && found == auth.EmptyCredential && asked == host {
+			return login, nil
+		}
+		return found, err
 	}
 }
 

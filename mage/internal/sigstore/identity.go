@@ -46,21 +46,35 @@ type tokenClaims struct {
 // identityOfToken reads who the bearer of a token is. The token's signature is Fulcio's to check; the
 // signer compares the result with the certificate that Fulcio made of it.
 func identityOfToken(token string) (evidence.Identity, error) {
+	c, err := claimsOfToken(token)
+	if err != nil {
+		return evidence.Identity{}, err
+	}
+	return c.identity()
+}
+
+// claimsOfToken reads a token that is for us.
+func claimsOfToken(token string) (tokenClaims, error) {
+	var c tokenClaims
 	parts := strings.Split(token, ".")
 	if len(token) > maxToken || len(parts) != 3 {
-		return evidence.Identity{}, errors.New("it is not a JSON web token")
+		return c, errors.New("it is not a JSON web token")
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return evidence.Identity{}, fmt.Errorf("decoding its claims: %w", err)
+	if err == nil {
+		err = json.Unmarshal(payload, &c)
 	}
-	var c tokenClaims
-	if err := json.Unmarshal(payload, &c); err != nil {
-		return evidence.Identity{}, fmt.Errorf("decoding its claims: %w", err)
+	if err != nil {
+		return tokenClaims{}, fmt.Errorf("decoding its claims: %w", err)
 	}
 	if c.Audience != audience {
-		return evidence.Identity{}, fmt.Errorf("it is for %q, not for %q", c.Audience, audience)
+		return tokenClaims{}, fmt.Errorf("it is for %q, not for %q", c.Audience, audience)
 	}
+	return c, nil
+}
+
+// identity is what the claims say, when they say all of it.
+func (c tokenClaims) identity() (evidence.Identity, error) {
 	var id evidence.Identity
 	switch c.Issuer {
 	case LocalIssuer:

@@ -114,7 +114,7 @@ func (s *Signer) Sign(ctx context.Context, st evidence.Statement) (evidence.Bund
 		return evidence.Bundle{}, fault.Wrap(err, fault.Invalid, "encoding statement about", st.Subject[0].Name)
 	}
 	var content []byte
-	err = s.attempt(ctx, "signing "+st.PredicateType+" of", st.Subject[0].Name, func() error {
+	err = s.options.attempt(ctx, "signing "+st.PredicateType+" of", st.Subject[0].Name, func() error {
 		content, err = s.sign(ctx, payload)
 		return err
 	})
@@ -179,7 +179,7 @@ func (s *Signer) credential(ctx context.Context) (credential, error) {
 	if s.options.Now().Before(s.current.until) {
 		return s.current, nil
 	}
-	err := s.attempt(ctx, "getting certificate from", s.fulcio.URL, func() error { return s.certify(ctx) })
+	err := s.options.attempt(ctx, "getting certificate from", s.fulcio.URL, func() error { return s.certify(ctx) })
 	return s.current, err
 }
 
@@ -223,8 +223,8 @@ func (s *Signer) certify(ctx context.Context) error {
 
 // attempt tries an operation of the services until it succeeds or the attempts are spent. An error
 // that has a kind already is nothing that trying again would change.
-func (s *Signer) attempt(ctx context.Context, op, subject string, try func() error) error {
-	pause := s.options.Pause
+func (o Options) attempt(ctx context.Context, op, subject string, try func() error) error {
+	pause := o.Pause
 	for n := 1; ; n++ {
 		err := try()
 		if err == nil {
@@ -236,7 +236,7 @@ func (s *Signer) attempt(ctx context.Context, op, subject string, try func() err
 		if kind, known := fault.KindOf(err); known {
 			return fault.Wrap(err, kind, op, subject)
 		}
-		if n >= s.options.Attempts {
+		if n >= o.Attempts {
 			return fault.New(fault.Unavailable, op, subject, "after %d attempts: %w", n, err).
 				WithHint("run the same command again")
 		}

@@ -1,0 +1,137 @@
+package actions
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/release"
+)
+
+// Decision is what an event asks for.
+type Decision struct {
+	Channel string `json:"channel"`           // whose gate is asked; that moves, if Publish
+	Version string `json:"version,omitempty"` // v1.2.3
+	Commit  string `json:"commit"`            // 40 hex digits
+	Tag     string `json:"tag"`               // the immutable tag of the commit
+	Publish bool   `json:"publish"`           // whether anything is written outside of the job
+	Build   bool   `json:"build"`             // whether the commit may be built here; otherwise it was published before
+	Why     string `json:"why"`
+}
+
+// The channels of the events that name none.
+const (
+	onPush     = "dev"
+	onSchedule = "nightly"
+	onVersion  = "prod"
+)
+
+var channelGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// Decide says what an event asks for. A pull request publishes nothing, and neither does a branch
+// beside the default one. An event that nobody thought of is refused.
+func Decide(e Event) (Decision, error) {
+	d := Decision{Channel: onPush, Commit: e.Commit, Build: true}
+	if why := e.Untrusted(); why != "" {
+		if !e.isPull() && e.Name != "push" {
+			return Decision{}, fault.New(fault.Refused, "releasing on", e.Name, "%s", why).WithHint("run the workflow on %s, or on a version tag", e.Default)
+		}
+		d.Why = "nothing is published: " + why
+		return d.named(), nil
+	}
+	tag := e.tag()
+	switch {
+	case e.Name == "schedule":
+		d.Channel, d.Publish, d.Why = onSchedule, true, "the schedule releases "+onSchedule
+	case e.Name == "workflow_dispatch":
+		return d.dispatched(e.Inputs, tag)
+	case tag != "":
+		d.Channel, d.Version, d.Publish, d.Build = onVersion, tag, true, false
+		d.Why = "the version tag " + tag + " releases " + onVersion
+	default:
+		d.Publish, d.Why = true, "a push to "+e.Default+" releases "+onPush
+	}
+	return d.named(), nil
+}
+
+// Untrusted says why nothing may be written in an event's name, or "" when something may: it must be
+// an event that only people and schedules of the repository cause, on a ref that is released.
+func (e Event) Untrusted() string {
+	switch e.Name {
+	case "push", "schedule", "workflow_dispatch":
+	case "pull_request", "pull_request_target":
+		if e.Fork != "" {
+			return "it is a pull request from a fork, " + e.Fork
+		}
+		return "it is a pull request"
+	default:
+		return "no release begins with such an event"
+	}
+	switch tag := e.tag(); {
+	case e.Deleted:
+		return e.Ref + " was deleted"
+	case tag != "" && e.Name == "schedule":
+		return "a schedule has no tag"
+	case tag != "" && release.CheckVersion(tag) != nil:
+		return e.Ref + " is no version"
+	case tag == "" && e.Ref != "refs/heads/"+e.Default:
+		return e.Ref + " is not " + e.Default
+	}
+	return ""
+}
+
+// tag is the tag that the workflow runs on, or "".
+func (e Event) tag() string {
+	if tag, ok := strings.CutPrefix(e.Ref, "refs/tags/"); ok {
+		return tag
+	}
+	return ""
+}
+
+func (e Event) isPull() bool { return e.Name == "pull_request" || e.Name == "pull_request_target" }
+
+// dispatched reads the form that a person filled in. A commit that is named was published before: what
+// is signed here is signed as the commit that the workflow runs on.
+func (d Decision) dispatched(inputs map[string]string, tag string) (Decision, error) {
+	version := inputs["version"]
+	if version == "" {
+		version = tag
+	}
+	d.Channel, d.Version, d.Publish, d.Build = inputs["channel"], version, true, tag == ""
+	if d.Channel == "" {
+		d.Channel = onPush
+		if version != "" {
+			d.Channel = onVersion
+		}
+	}
+	if commit := inputs["commit"]; commit != "" && commit != d.Commit {
+		d.Commit, d.Build = commit, false
+	}
+	if err := d.check(tag); err != nil {
+		return Decision{}, fault.Wrap(err, fault.Invalid, "reading", "the workflow's inputs")
+	}
+	d.Why = "somebody asked for " + d.Channel
+	return d.named(), nil
+}
+
+func (d Decision) check(tag string) error {
+	switch {
+	case !channelGrammar.MatchString(d.Channel):
+		return fmt.Errorf("%q is no channel", d.Channel)
+	case !commitGrammar.MatchString(d.Commit):
+		return fmt.Errorf("%q is not a commit of 40 hexadecimal digits", d.Commit)
+	case d.Version == "":
+		return nil
+	case d.Channel != onVersion:
+		return fmt.Errorf("a version names what %s serves, and the channel is %s", onVersion, d.Channel)
+	case tag != "" && d.Version != tag:
+		return fmt.Errorf("the version is %q, the tag %q", d.Version, tag)
+	}
+	return release.CheckVersion(d.Version)
+}
+
+func (d Decision) named() Decision {
+	d.Tag = release.Source{Commit: d.Commit}.Tag()
+	return d
+}
