@@ -185,7 +185,7 @@ func (s *shop) refusals(t *testing.T, root *rootFS) {
 			})
 		}},
 		"an installer of other bytes":  {answer: func(c *counter) answer { return flip(c.layer("widget-installer")) }, status: fault.Forged},
-		"an archive that is not there": {answer: func(c *counter) answer { return drop(c.layer("widget-payload").String()) }, status: fault.Conflict},
+		"an archive that is not there": {answer: func(c *counter) answer { return drop(c.layer("widget-payload").String()) }, status: fault.Unverified},
 		"a channel that serves nothing": {status: fault.Unverified, act: func(c *counter, _ *machine) {
 			c.next(func(d *release.Document) { delete(d.Channels, "dev") })
 		}},
@@ -404,14 +404,19 @@ func (s *shop) vandal(t *testing.T, m *machine) {
 func (s *shop) exclusion(t *testing.T, m *machine) {
 	c := s.open(t)
 	m.want(0, s.script, s.from(m, c, "prod")...)
-	relock := func(pid int) {
+	relock := func(holder string) {
 		_ = os.Remove(m.prefix(".lock"))
-		if err := os.Symlink(fmt.Sprint(pid), m.prefix(".lock")); err != nil {
+		if err := os.Symlink(holder, m.prefix(".lock")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	relock(os.Getpid())
+	relock(fmt.Sprintf("%d.", os.Getpid())) // where nothing says when processes began
 	m.want(int(fault.Conflict), s.script)
+	m.remember(os.Getpid(), 77)
+	relock(fmt.Sprintf("%d.77", os.Getpid()))
+	m.want(int(fault.Conflict), s.script)
+	relock(fmt.Sprintf("%d.76", os.Getpid())) // of one that had this number before
+	m.want(0, s.script)
 	leaves := m.replaced("readlink", `rm -f "$HOME/.local/share/containai/.lock"; exec /bin/readlink "$@"`, m.install(s.script))
 	if status, out := m.ends(leaves); status != 0 {
 		t.Errorf("where the lock's holder leaves before it is known, it ends with %d\n%s", status, out)
@@ -420,23 +425,39 @@ func (s *shop) exclusion(t *testing.T, m *machine) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	relock(gone.Process.Pid)
+	dead := fmt.Sprintf("%d.", gone.Process.Pid)
+	relock(dead)
 	m.want(0, s.script) // the lock of a process that is gone
 	m.wantCommit(s.first)
 
-	relock(gone.Process.Pid)
-	link := m.prefix(fmt.Sprintf(".lock.%d", gone.Process.Pid))
-	if err := os.Symlink(fmt.Sprint(gone.Process.Pid), link); err != nil {
+	relock(dead)
+	link := m.prefix(".lock." + dead)
+	if err := os.Symlink(dead, link); err != nil {
 		t.Fatal(err)
 	}
 	m.want(0, s.script) // and of one that was killed while it removed that
-	relock(gone.Process.Pid)
+	relock(dead)
 	s.latecomer(t, c, m)
+	m.remember(gone.Process.Pid, 88) // one of another user, who takes no signal
+	relock(fmt.Sprintf("%d.88", gone.Process.Pid))
+	m.want(int(fault.Conflict), s.script)
+	relock(dead)
+	m.want(0, s.script)
 	if left := m.leftovers(); len(left) > 0 {
 		t.Errorf("it left %v", left)
 	}
 	writeAll(t, m.prefix(".lock"), "") // no installer's
 	m.want(int(fault.Environment), s.script)
+}
+
+// remember makes the machine's /proc say when a process began.
+func (m *machine) remember(pid, born int) {
+	m.t.Helper()
+	dir := filepath.Join(m.root.dir, fmt.Sprintf("proc/%d", pid))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	writeAll(m.t, filepath.Join(dir, "stat"), fmt.Sprintf("%d (sh) x) S%s %d 2654208\n", pid, strings.Repeat(" 1", 18), born))
 }
 
 // latecomer: two installers find the lock of a dead one. The slower acts on what it found when the

@@ -24,15 +24,19 @@ type intent struct {
 	to         string
 	reason     string
 	bad        bool // deny what is served now, for good
+	urgent     bool // it takes -breakglass
 	breakglass bool // commit unsigned when nobody can sign
 	apply      bool
 	out        string // file that keeps the plan
+	command    string // the target, as people call it
 	again      string // the command line of this very intent, without -apply
 }
 
+const rollbackCommand = "mage ops:rollback"
+
 // ask reads the optional flags of an operation.
-func ask(again string, channel, to, reason, out *string, apply *bool) intent {
-	in := intent{channel: text(channel), to: text(to), reason: text(reason), out: text(out), apply: given(apply), again: again}
+func ask(command string, channel, to, reason, out *string, apply *bool) intent {
+	in := intent{channel: text(channel), to: text(to), reason: text(reason), out: text(out), apply: given(apply), command: command, again: command}
 	if in.channel == "" {
 		in.channel = "prod"
 	}
@@ -46,7 +50,7 @@ func ask(again string, channel, to, reason, out *string, apply *bool) intent {
 
 // emergency reads the flags of operations that cannot wait.
 func (in intent) emergency(bad, breakglass *bool) intent {
-	in.bad, in.breakglass = given(bad), given(breakglass)
+	in.urgent, in.bad, in.breakglass = true, given(bad), given(breakglass)
 	if in.bad {
 		in.again += " -bad"
 	}
@@ -137,7 +141,7 @@ func (w *workshop) carryOutBeside(ctx context.Context, in intent, done operation
 		w.say(planText(change))
 		_, moved, err := apply(ctx, change)
 		if err != nil {
-			return w.dispatchHint(err, in)
+			return resumeHint(w.wayOut(err, in), strings.TrimPrefix(in.command, "mage "))
 		}
 		done.Applied, done.Moved = true, append(done.Moved, moved...)
 	}
@@ -208,11 +212,42 @@ func doneText(o operation, in intent) string {
 	return planText(o.Change) + "nothing was done; to do it: " + term.Escape(in.again) + " -apply\n"
 }
 
-// dispatchHint tells somebody who may not sign where the same operation can be asked for.
-func (w *workshop) dispatchHint(err error, in intent) error {
-	if !errors.Is(err, pipeline.ErrNotMover) || in.breakglass || w.client.Base().Loopback() || !strings.HasPrefix(in.again, "mage ops:rollback") {
+// wayOut tells somebody who cannot sign who can, and how the same is done without.
+func (w *workshop) wayOut(err error, in intent) error {
+	if in.breakglass || !errors.Is(err, pipeline.ErrUnsigned) {
 		return err
 	}
+	kind, _ := fault.KindOf(err)
+	out := &fault.Error{Op: "applying", Subject: strings.TrimPrefix(in.command, "mage "), Kind: kind, Err: err}
+	switch {
+	case errors.Is(err, pipeline.ErrNotMover) && !w.client.Base().Loopback():
+		out.Err = fmt.Errorf("%w; it may be signed by %s", err, strings.Join(w.movers(), ", or by "))
+		if in.command == rollbackCommand {
+			out.Err, out.Hint = errors.New(out.Err.Error()), dispatch(in) // which is more use than the hint of the cause
+		}
+	case errors.Is(err, fault.Unavailable) && in.urgent:
+		out.Err, out.Hint = errors.New(err.Error()), "when signing works, run the same again; if it cannot wait: "+in.again+" -breakglass -apply"
+	default:
+		return err
+	}
+	return out
+}
+
+// movers names who may sign the channels document, by the policy of any channel.
+func (w *workshop) movers() []string {
+	var all []string
+	for _, channel := range slices.Sorted(maps.Keys(w.fam.Channels)) {
+		for _, mover := range w.fam.Policy(channel).MayMove() {
+			if name := mover.String(); !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		}
+	}
+	return all
+}
+
+// dispatch is the command that asks a workflow, which may sign, for a rollback.
+func dispatch(in intent) string {
 	command := "gh workflow run rollback.yml -f channel=" + shellQuote(in.channel)
 	if in.to != "" {
 		command += " -f to=" + shellQuote(in.to)
@@ -220,8 +255,7 @@ func (w *workshop) dispatchHint(err error, in intent) error {
 	if in.bad {
 		command += " -f bad=true"
 	}
-	return &fault.Error{Op: "applying", Subject: in.channel, Kind: fault.Environment, Err: err,
-		Hint: command + " -f reason=" + shellQuote(in.reason)}
+	return command + " -f reason=" + shellQuote(in.reason)
 }
 
 // maxPlan bounds a saved plan, in bytes.
@@ -261,7 +295,7 @@ func applyPlan(path string) command {
 		if err != nil {
 			return err
 		}
-		return w.carryOut(ctx, intent{apply: true}, change, p.ApplySaved)
+		return w.carryOut(ctx, intent{apply: true, command: "mage ops:apply"}, change, p.ApplySaved)
 	}
 }
 
@@ -301,8 +335,14 @@ func hold(in intent, frozen bool) command {
 	}))
 }
 
-func refresh(in intent) command {
+func refresh(in intent, early bool) command {
+	if early {
+		in.again += " -early"
+	}
 	return operate(in, func(ctx context.Context, p *pipeline.Pipeline, _ release.Moved) (pipeline.Change, error) {
+		if early {
+			return p.PlanReissue(ctx)
+		}
 		return p.PlanRefresh(ctx)
 	})
 }

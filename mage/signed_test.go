@@ -324,6 +324,7 @@ type checkout struct{ source release.Source }
 
 func (c checkout) Read(context.Context) (release.Source, error)         { return c.source, nil }
 func (checkout) Descends(context.Context, string, string) (bool, error) { return true, nil }
+func (c checkout) Resolve(context.Context, string) (string, error)      { return c.source.Commit, nil }
 
 // nowhere keeps no files, silence shows no progress.
 type (

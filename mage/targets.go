@@ -114,7 +114,7 @@ func (Ops) Promote(ctx context.Context, channel, to, reason, out *string, apply 
 
 // Rollback takes a channel (prod) back to its last good release, or to -to=, and holds it there. -bad denies what it served.
 func (Ops) Rollback(ctx context.Context, channel, to, reason, out *string, bad, breakglass, apply *bool, json *bool) error {
-	in := ask("mage ops:rollback", channel, to, reason, out, apply)
+	in := ask(rollbackCommand, channel, to, reason, out, apply)
 	return run(ctx, output(json), rollback(in.emergency(bad, breakglass)))
 }
 
@@ -139,9 +139,9 @@ func (Ops) Reconcile(ctx context.Context, out *string, apply *bool, json *bool) 
 	return run(ctx, output(json), reconcile(ask("mage ops:reconcile", nil, nil, nil, out, apply)))
 }
 
-// Refresh issues the channels document anew, before it expires.
-func (Ops) Refresh(ctx context.Context, out *string, apply *bool, json *bool) error {
-	return run(ctx, output(json), refresh(ask("mage ops:refresh", nil, nil, nil, out, apply)))
+// Refresh issues the channels document anew in the last 30 days before it expires; with -early at any time.
+func (Ops) Refresh(ctx context.Context, out *string, early, apply *bool, json *bool) error {
+	return run(ctx, output(json), refresh(ask("mage ops:refresh", nil, nil, nil, out, apply), given(early)))
 }
 
 // Adopt begins a ledger for a registry that has channels and none.

@@ -302,19 +302,35 @@ lock() {
 	rm -rf "$prefix/.lock."* "$prefix/.work."*
 }
 
-# seize LINK makes a link to our process number, by one call, or ends the script where a live
-# process has it. The link of a dead one is removed only by who holds LINK.<its number>: so nobody
+# seize LINK makes a link to our process's name, by one call, or ends the script where a live
+# process has it. The link of a dead one is removed only by who holds LINK.<its name>: so nobody
 # removes a link that in the meantime is another's.
 seize() {
-	until ln -s $$ "$1" 2>/dev/null; do
+	until ln -s "$(process $$)" "$1" 2>/dev/null; do
 		tries=$((tries + 1))
 		holder=$(readlink "$1" || true)
 		if [ -n "$holder" ]; then
-			! kill -0 "$holder" 2>/dev/null || die 40 "another installer (process $holder) is at work"
+			! lives "$holder" || die 40 "another installer (process ${holder%%.*}) is at work"
 			bury "$1" "$holder"
 		fi
 		[ $tries -lt 50 ] || die 11 "cannot make the link $1" # sooner than that, its holder has just left
 	done
+}
+
+# process NUMBER prints a process's name: its number, and when it began, because numbers come again.
+# That is the 22nd field of its line, the 20th behind the program's name: see proc_pid_stat(5).
+process() {
+	born=''
+	{ read -r born <"/proc/$1/stat"; } 2>/dev/null || :
+	# shellcheck disable=SC2086 # fields
+	set -- "$1" ${born##*) }
+	echo "$1.${21:-}"
+}
+
+# lives NAME: the process is there. Another user's is, too, though it takes no signal from us.
+lives() {
+	kill -0 "${1%%.*}" 2>/dev/null || [ -e "/proc/${1%%.*}" ] || return 1
+	[ "$(process "${1%%.*}")" = "$1" ]
 }
 
 # bury LINK DEAD removes a dead process's link, unless somebody was faster.

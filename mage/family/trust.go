@@ -55,6 +55,21 @@ type Signer struct {
 	Key          string  // PEM of an ECDSA P-256 public key, instead of all the above but Repository, Ref and Builder
 }
 
+// String says in a few words whom a signer means.
+func (s Signer) String() string {
+	if s.Key != "" {
+		return "the holder of the family's key"
+	}
+	who := strings.TrimSuffix(s.Repository, "/")
+	if s.Workflow != "" {
+		who += "/" + s.Workflow
+	}
+	if s.Ref != "" {
+		who += "@" + string(s.Ref)
+	}
+	return who
+}
+
 // SubjectKind says what a digest is, and so what must be said about it.
 type SubjectKind string
 

@@ -25,7 +25,8 @@ type Change struct {
 	Generation uint64    `json:"generation"` // of that head
 	Document   []byte    `json:"document,omitempty"`
 	Tags       []TagMove `json:"tags"`
-	From       string    `json:"from,omitempty"` // the name whose digests a retag gives
+	From       string    `json:"from,omitempty"`  // the name whose digests a retag gives
+	Signs      bool      `json:"signs,omitempty"` // the head's document, which nobody has signed yet
 
 	Differences []Difference `json:"differences,omitempty"` // of what is served, for whoever decides
 
@@ -33,7 +34,7 @@ type Change struct {
 }
 
 // Empty reports whether there is nothing to do.
-func (c Change) Empty() bool { return len(c.Document) == 0 && len(c.Tags) == 0 }
+func (c Change) Empty() bool { return len(c.Document) == 0 && len(c.Tags) == 0 && !c.Signs }
 
 // Steps says what Apply will do, one line each, in order.
 func (c Change) Steps() []string {
@@ -41,6 +42,9 @@ func (c Change) Steps() []string {
 	if len(c.Document) > 0 {
 		next, err := release.DecodeDocument(c.Document)
 		steps = append(steps, documentStep(c.Generation+1, err == nil && next.Unsigned()), ledgerStep(c.Generation+1, c.Expects))
+	}
+	if c.Signs {
+		steps = append(steps, fmt.Sprintf("sign the channels document of generation %d, as one of its movers", c.Generation))
 	}
 	for _, m := range c.Tags {
 		steps = append(steps, m.String())
@@ -159,7 +163,7 @@ func (p *Pipeline) carryOut(ctx context.Context, head release.Head, c Change) (r
 		return head, moved, partly(err, len(moved) > 0)
 	}
 	if len(c.Document) == 0 {
-		return p.converge(ctx, head)
+		return p.catchUp(ctx, head, c.Signs)
 	}
 	next, err := release.DecodeDocument(c.Document)
 	if err != nil {
@@ -174,6 +178,30 @@ func (p *Pipeline) carryOut(ctx context.Context, head release.Head, c Change) (r
 	}
 	head, moved, err := p.follow(ctx, head, moves)
 	return head, moved, partly(err, true)
+}
+
+// catchUp makes the tags follow a head. Where its document is to be signed and nobody here may, those
+// tags follow that need no signature, and who asked is told why the others do not.
+func (p *Pipeline) catchUp(ctx context.Context, head release.Head, sign bool) (release.Head, []TagMove, error) {
+	var unsigned error
+	if sign {
+		if unsigned = p.signHead(ctx, head); errors.Is(unsigned, fault.Interrupted) {
+			return head, nil, unsigned
+		}
+	}
+	head, moved, err := p.converge(ctx, head)
+	if err != nil || unsigned == nil {
+		return head, moved, err
+	}
+	return head, moved, partlySigned(unsigned, len(moved))
+}
+
+// partlySigned is why a document stays unsigned, as an error that says what was done all the same.
+func partlySigned(err error, moved int) error {
+	if moved == 0 {
+		return err
+	}
+	return &fault.Error{Op: "reconciling", Subject: fmt.Sprintf("%d tags moved, and nothing is signed", moved), Kind: fault.Partial, Err: err}
 }
 
 // commit pushes and signs the document, then makes it the ledger's newest entry: from then on the

@@ -207,6 +207,43 @@ func TestARollbackGoesWhereEverythingIsStillThere(t *testing.T) {
 // v1.1.1, "Referrers Tag Schema".
 func fallbackTag(n graph.Node) string { return strings.Replace(n.Digest.String(), ":", "-", 1) }
 
+// People copy what a table shows, which is the beginning of a commit.
+func TestTheBeginningOfACommitNamesARelease(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "prod", second)
+	for _, name := range []string{third[:7], "sha-" + third[:12], third} {
+		if pub, _, err := p.Find(t.Context(), w.book.head(), name); err != nil || pub.Record.Source.Commit != third {
+			t.Errorf("%s is %.4s, %v", name, pub.Record.Source.Commit, err)
+		}
+	}
+	for name, want := range map[string]fault.Kind{third[:6]: fault.Invalid, "abcdef1": fault.Invalid, unbuilt[:8]: fault.Unverified} {
+		if _, _, err := p.Find(t.Context(), w.book.head(), name); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+	for to, want := range map[string]fault.Kind{origin[:7]: 0, "sha-" + first[:12]: 0, second[:7]: fault.Conflict, third[:7]: fault.Unverified} {
+		err := w.still(t, want, func() error { _, err := p.PlanRollback(t.Context(), "prod", to, because("C11"), false); return err })
+		if want == 0 && err != nil {
+			t.Errorf("back to %s: %v", to, err)
+		}
+	}
+	alike := w.candidate(third)
+	alike.Record.Source.Commit = first[:7] + third[:33]
+	m := because("alike")
+	m.At = w.now
+	document, _, err := release.PlanPromote(w.book.head(), w.fam.Name, "prod", alike, m)
+	w.write(t, document, err)
+	err = w.still(t, fault.Invalid, func() error {
+		_, err := p.PlanRollback(t.Context(), "prod", first[:7], because("C11"), false)
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), first) {
+		t.Errorf("what may be two is answered with %v", err)
+	}
+}
+
 func TestARollbackSticksUntilTheHoldEnds(t *testing.T) {
 	t.Parallel()
 	w := newStage(t)
@@ -280,6 +317,24 @@ func TestABreakglassChangeIsSignedLater(t *testing.T) {
 	}
 	if _, moved, err := broken.Converge(t.Context()); err != nil || len(moved) > 0 {
 		t.Errorf("reconciling without a signer moved %v, %v", moved, err)
+	}
+
+	waiting := w.plans(t, func() (pipeline.Change, error) { return broken.PlanReconcile(t.Context()) })
+	if steps := waiting.Steps(); len(waiting.Tags) != 5 || !strings.HasPrefix(steps[0], "sign the channels document") {
+		t.Errorf("while nobody has signed it plans %q", steps)
+	}
+	for _, m := range waiting.Tags {
+		if !strings.HasPrefix(m.Drift, "nobody has signed") {
+			t.Errorf("while nobody has signed, %s", m)
+		}
+	}
+	reconcile := func() error { _, _, err := broken.Apply(t.Context(), waiting); return err }
+	if err := w.still(t, fault.Environment, reconcile); !errors.Is(err, pipeline.ErrNotMover) {
+		t.Errorf("who may not sign is told %v", err)
+	}
+	w.put(t, "base", "prod", w.releases[third].Record.Members()["base"])
+	if err := reconcile(); !errors.Is(err, fault.Partial) || !errors.Is(err, pipeline.ErrNotMover) || !strings.Contains(err.Error(), "1 tags moved") {
+		t.Errorf("who may not sign and has put another tag right is told %v", err)
 	}
 
 	p := w.pipeline(t, "ops")
@@ -476,9 +531,16 @@ func TestARefreshIssuesTheSameDocumentAnew(t *testing.T) {
 	w.still(t, fault.Conflict, func() error { _, err := p.PlanRefresh(t.Context()); return err })
 	w.promote(t, p, "prod", first)
 	before := w.book.head().Document
-	w.now = w.now.Add(80 * 24 * time.Hour)
+	w.now = before.Expires.Add(-31 * 24 * time.Hour)
+	if early := w.plans(t, func() (pipeline.Change, error) { return p.PlanRefresh(t.Context()) }); !early.Empty() || !strings.Contains(early.Summary, "not needed until "+before.RefreshAt().Format(time.DateOnly)) {
+		t.Errorf("31 days before its end a refresh plans %v", early)
+	}
+	if early := w.plans(t, func() (pipeline.Change, error) { return p.PlanReissue(t.Context()) }); len(early.Document) == 0 {
+		t.Errorf("asked for all the same, it plans %v", early)
+	}
+	w.now = w.now.Add(24 * time.Hour)
 	head := w.apply(t, p, func() (pipeline.Change, error) { return p.PlanRefresh(t.Context()) })
-	if got := head.Document; !got.Expires.Equal(before.Expires.Add(80*24*time.Hour)) || got.Generation != before.Generation+1 || len(got.Changed()) != 0 {
+	if got := head.Document; !got.Expires.Equal(w.now.Add(90*24*time.Hour)) || got.Generation != before.Generation+1 || len(got.Changed()) != 0 {
 		t.Errorf("the document is %d, expires %s and changed %v", got.Generation, got.Expires, got.Changed())
 	}
 }

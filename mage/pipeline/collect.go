@@ -96,7 +96,8 @@ type Attached struct {
 
 // Attachments reads the evidence of the wanted artifact types that hangs on a subject. Beyond the
 // limits everything is refused, so that a flood can neither hide evidence nor keep a reader busy; one
-// attachment that is not what it should be is left out, as anybody may attach something.
+// attachment that is not what it should be, or whose content is gone, is left out, as anybody may
+// attach something: what it might have proved is missing, unless something else proves it.
 func Attachments(ctx context.Context, repo Repository, subject graph.Node, wanted ...string) (Attached, error) {
 	var a Attached
 	referrers, err := repo.Referrers(ctx, subject)
@@ -110,7 +111,7 @@ func Attachments(ctx context.Context, repo Repository, subject graph.Node, wante
 	for _, r := range referrers {
 		content, err := attachedContent(ctx, repo, r)
 		switch {
-		case errors.Is(err, fault.Forged), errors.Is(err, fault.Refused):
+		case errors.Is(err, fault.Forged), errors.Is(err, fault.Refused), errors.Is(err, fault.Conflict), errors.Is(err, fault.Unverified):
 			a.Unread = append(a.Unread, err)
 		case err != nil:
 			return a, err

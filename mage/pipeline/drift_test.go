@@ -168,7 +168,7 @@ func TestASavedPlanThatSomebodyChangedIsRefused(t *testing.T) {
 		return p.PlanRollback(t.Context(), "prod", "", because("it leaks"), false)
 	})
 	held := w.plans(t, func() (pipeline.Change, error) { return p.PlanHold(t.Context(), "prod", because("Friday"), true) })
-	fresh := w.plans(t, func() (pipeline.Change, error) { return p.PlanRefresh(t.Context()) })
+	fresh := w.plans(t, func() (pipeline.Change, error) { return p.PlanReissue(t.Context()) })
 	for name, tt := range map[string]struct {
 		change pipeline.Change
 		want   fault.Kind
@@ -275,7 +275,7 @@ func TestD7ALedgerThatWentBackIsNotFollowed(t *testing.T) {
 			},
 			"promoting":                              func() error { _, err := p.Promote(t.Context(), w.promotion("dev", third, "")); return err },
 			"planning":                               func() error { _, err := p.PlanReconcile(t.Context()); return err },
-			"refreshing":                             func() error { _, err := p.PlanRefresh(t.Context()); return err },
+			"refreshing":                             func() error { _, err := p.PlanReissue(t.Context()); return err },
 			"breaking the glass for another channel": func() error { return w.breakGlass(t, p, "dev") },
 		} {
 			if lost == nil && what != "promoting" && what != "releasing" { // there is nothing to follow, nor to refresh

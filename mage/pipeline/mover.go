@@ -13,28 +13,38 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-// ErrNotMover marks a change that nobody here may sign: there is no identity, or none of a mover.
-var ErrNotMover = errors.New("no identity of this machine may sign it")
+// ErrUnsigned marks a change that was not signed, ErrNotMover one that nobody here may sign: there is
+// no identity, or none of a mover.
+var (
+	ErrUnsigned = errors.New("it is not signed")
+	ErrNotMover = errors.New("no identity of this machine may sign it")
+)
 
 // signDocument signs as who may move the document's channels, or not at all: what their policies
 // do not accept, their consumers could not verify.
 func (p *Pipeline) signDocument(ctx context.Context, node graph.Node, d release.Document) (evidence.Bundle, error) {
+	bundle, err := p.askSigner(ctx, node)
+	if err == nil {
+		err = p.isMovers(bundle.JSON, node, d)
+	} else if kind, _ := fault.KindOf(err); kind == fault.Environment {
+		err = fmt.Errorf("%w: %w", ErrNotMover, err)
+	}
+	if err != nil {
+		return evidence.Bundle{}, fault.Wrap(fmt.Errorf("%w: %w", ErrUnsigned, err), fault.Environment, "signing", d.Summary())
+	}
+	return bundle, nil
+}
+
+func (p *Pipeline) askSigner(ctx context.Context, node graph.Node) (evidence.Bundle, error) {
 	signer, err := p.Signer(ctx)
 	if err != nil {
-		if kind, _ := fault.KindOf(err); kind == fault.Environment {
-			err = &fault.Error{Op: "signing", Subject: d.Summary(), Kind: kind, Err: fmt.Errorf("%w: %w", ErrNotMover, err), Hint: fault.HintOf(err)}
-		}
 		return evidence.Bundle{}, err
 	}
 	st, err := evidence.NewStatement(p.Family.ArtifactOf(family.Metadata), node.Digest, evidence.Signature, struct{}{})
 	if err != nil {
 		return evidence.Bundle{}, err
 	}
-	bundle, err := signer.Sign(ctx, st)
-	if err != nil {
-		return evidence.Bundle{}, err
-	}
-	return bundle, p.isMovers(bundle.JSON, node, d)
+	return signer.Sign(ctx, st)
 }
 
 // isMovers refuses a signature that the policy of one of the document's channels does not accept.
@@ -81,16 +91,29 @@ func (p *Pipeline) documentReady(ctx context.Context, head release.Head) (*graph
 	if err != nil {
 		return nil, err
 	}
-	if signed, err := p.isSigned(ctx, node, head.Document); err != nil || signed {
-		return &node, err
-	}
-	bundle, err := p.signDocument(ctx, node, head.Document)
-	if errors.Is(err, fault.Interrupted) {
-		return nil, err
-	}
-	if err != nil {
+	err = p.signHead(ctx, head)
+	switch {
+	case errors.Is(err, ErrUnsigned) && !errors.Is(err, fault.Interrupted):
 		p.Progress.Note("promote", head.Document.Summary(), "still unsigned, so "+p.Family.ArtifactOf(family.Metadata)+" stays where it is: "+err.Error())
 		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	return &node, attachBundle(ctx, p.metadata(), node, bundle)
+	return &node, nil
+}
+
+// signHead signs a head's document, unless somebody did, and attaches the signature.
+func (p *Pipeline) signHead(ctx context.Context, head release.Head) error {
+	node, err := documentNode(head.Content)
+	if err != nil {
+		return err
+	}
+	if signed, err := p.isSigned(ctx, node, head.Document); err != nil || signed {
+		return err
+	}
+	bundle, err := p.signDocument(ctx, node, head.Document)
+	if err != nil {
+		return err
+	}
+	return attachBundle(ctx, p.metadata(), node, bundle)
 }

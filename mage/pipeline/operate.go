@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -18,8 +19,8 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-// Find returns the published release that somebody names: another channel, a version, a commit,
-// an immutable tag, a generation ("gen-41" or "41"), or a record's digest.
+// Find returns the published release that somebody names: another channel, a version, a commit or
+// its beginning, an immutable tag, or a record's digest.
 func (p *Pipeline) Find(ctx context.Context, head release.Head, name string) (Published, string, error) {
 	if s, ok := head.Document.Channels[name]; ok {
 		pub, err := p.Load(ctx, s.Record)
@@ -33,10 +34,16 @@ func (p *Pipeline) Find(ctx context.Context, head release.Head, name string) (Pu
 	switch {
 	case commitGrammar.MatchString(name):
 		tag = "sha-" + name
+	case shortened(name) != "":
+		commit, err := p.History.Resolve(ctx, shortened(name))
+		if err != nil {
+			return Published{}, "", err
+		}
+		tag = "sha-" + commit
 	case release.CheckVersion(name) == nil:
 		version = name
 	case !strings.HasPrefix(name, "sha-"):
-		return Published{}, "", fault.New(fault.Invalid, "looking for", name, "it is no channel of %s, version, commit of 40 digits, sha- tag or digest", strings.Join(head.Document.Names(), ", "))
+		return Published{}, "", fault.New(fault.Invalid, "looking for", name, "it is no channel of %s, version, commit, sha- tag or digest", strings.Join(head.Document.Names(), ", "))
 	}
 	node, found, err := p.metadata().Resolve(ctx, tag)
 	if err == nil && !found {
@@ -50,7 +57,19 @@ func (p *Pipeline) Find(ctx context.Context, head release.Head, name string) (Pu
 	return pub, version, err
 }
 
-var commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
+var (
+	commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	shortGrammar  = regexp.MustCompile(`^(?:sha-)?([0-9a-f]{7,39})$`)
+)
+
+// shortened is the beginning of a commit that a name is, as tables show it: with "sha-" or without.
+// Any other name gives "".
+func shortened(name string) string {
+	if m := shortGrammar.FindStringSubmatch(name); m != nil {
+		return m[1]
+	}
+	return ""
+}
 
 // Load reads a record by its digest.
 func (p *Pipeline) Load(ctx context.Context, record digest.Digest) (Published, error) {
@@ -98,6 +117,11 @@ func (p *Pipeline) PlanRollback(ctx context.Context, channel, to string, m relea
 // the way that it came.
 func waysBack(head release.Head, steps []release.Step, channel, to string) ([]release.State, error) {
 	served, ok := head.Document.Channels[channel]
+	if ok && to != "" {
+		if err := oneCommit(steps, channel, to); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case !ok:
 		return nil, fault.New(fault.Conflict, "rolling back", channel, "it never served anything")
@@ -115,6 +139,20 @@ func waysBack(head release.Head, steps []release.Step, channel, to string) ([]re
 		}
 	}
 	return nil, fault.New(fault.Unverified, "rolling back", channel, "it never served %s", to).WithHint("mage ops:history -channel=%s shows what it served", channel)
+}
+
+// oneCommit refuses the beginning of a commit that more than one begins with, of those a channel served.
+func oneCommit(steps []release.Step, channel, to string) error {
+	commits := map[string]bool{}
+	for _, s := range steps {
+		if named(s.State, to) {
+			commits[s.State.Commit] = true
+		}
+	}
+	if len(commits) < 2 {
+		return nil
+	}
+	return fault.New(fault.Invalid, "rolling back", channel, "%s may be %s", to, strings.Join(slices.Sorted(maps.Keys(commits)), " or "))
 }
 
 // planBack plans the way back to one release. At the same time it is proved, which may find it useless,
@@ -154,7 +192,8 @@ func (p *Pipeline) stillGood(ctx context.Context, head release.Head, s release.S
 // named reports whether people mean a channel's state by a name.
 func named(s release.State, to string) bool {
 	generation, err := strconv.ParseUint(strings.TrimPrefix(to, "gen-"), 10, 64)
-	return to == s.Version || to == s.Commit || to == s.Tag || to == s.Record.String() || err == nil && generation == s.Generation
+	return to == s.Version || to == s.Commit || to == s.Tag || to == s.Record.String() || err == nil && generation == s.Generation ||
+		shortened(to) != "" && strings.HasPrefix(s.Commit, shortened(to))
 }
 
 // PlanHold plans to freeze a channel, or to let it move again.
@@ -175,17 +214,35 @@ func (p *Pipeline) PlanHold(ctx context.Context, channel string, m release.Moved
 	return p.change(ctx, head, next, what)
 }
 
-// PlanRefresh plans to issue the channels document anew before it expires.
+// PlanRefresh plans to issue the channels document anew when it is near its end; before, nothing.
 func (p *Pipeline) PlanRefresh(ctx context.Context) (Change, error) {
 	head, err := p.Ledger.Head(ctx)
 	if err != nil {
 		return Change{}, err
 	}
+	if from := head.Document.RefreshAt(); head.ID != "" && p.Now().Before(from) {
+		c := Change{Family: p.Family.Name, Expects: head.ID, Generation: head.Document.Generation}
+		c.Summary = fmt.Sprintf("refresh the channels document: not needed until %s, it expires on %s", from.Format(time.DateOnly), head.Document.Expires.Format(time.DateOnly))
+		return c, nil
+	}
+	return p.planReissue(ctx, head)
+}
+
+// PlanReissue plans to issue the channels document anew, however long it would still last.
+func (p *Pipeline) PlanReissue(ctx context.Context) (Change, error) {
+	head, err := p.Ledger.Head(ctx)
+	if err != nil {
+		return Change{}, err
+	}
+	return p.planReissue(ctx, head)
+}
+
+func (p *Pipeline) planReissue(ctx context.Context, head release.Head) (Change, error) {
 	next, err := release.PlanRefresh(head, p.Now())
 	if err != nil {
 		return Change{}, err
 	}
-	return p.change(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format("2006-01-02")))
+	return p.change(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format(time.DateOnly)))
 }
 
 // Adoption is a plan to begin a ledger, and what could not be proved about what it takes over.

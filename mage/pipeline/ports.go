@@ -118,6 +118,8 @@ type Ledger interface {
 type History interface {
 	Read(ctx context.Context) (release.Source, error)
 	Descends(ctx context.Context, commit, ancestor string) (bool, error)
+	// Resolve returns the commit that a beginning of one means.
+	Resolve(ctx context.Context, rev string) (string, error)
 }
 
 // Progress receives what happens. Stage and subject identify a line; done ends it.

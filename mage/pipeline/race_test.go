@@ -255,7 +255,7 @@ func (w *world) restore(t *testing.T) {
 		}
 	}
 	p := w.pipeline(t, "operator")
-	change, err := p.PlanRefresh(t.Context()) // its document is signed, and the tags follow
+	change, err := p.PlanReissue(t.Context()) // its document is signed, and the tags follow
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func (w *world) make(ctx context.Context, p *pipeline.Pipeline, who string, m mo
 	case "hold":
 		return apply(p.PlanHold(ctx, m.channel, moved, true))
 	case "refresh":
-		return apply(p.PlanRefresh(ctx))
+		return apply(p.PlanReissue(ctx))
 	}
 	_, _, err := p.Converge(ctx)
 	return result{m, false, err}

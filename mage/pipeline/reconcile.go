@@ -21,8 +21,13 @@ func (p *Pipeline) PlanReconcile(ctx context.Context) (Change, error) {
 		return Change{}, err
 	}
 	c, err := p.change(ctx, head, head.Document, "make tags follow the ledger")
+	if err == nil && head.Document.Unsigned() {
+		var signed bool
+		signed, err = p.Signed(ctx, head)
+		c.Signs = !signed
+	}
 	if err == nil {
-		err = p.explainDrift(ctx, c.Tags)
+		err = p.explainDrift(ctx, c.Tags, c.Signs)
 	}
 	return c, err
 }
@@ -45,7 +50,7 @@ func (p *Pipeline) reconcile(ctx context.Context) (release.Head, error) {
 	if len(moves) == 0 {
 		return head, nil
 	}
-	if err := p.explainDrift(ctx, moves); err != nil {
+	if err := p.explainDrift(ctx, moves, false); err != nil { // what nobody has signed moves no tag of the document's
 		return head, err
 	}
 	for _, m := range moves {
@@ -108,9 +113,10 @@ func (p *Pipeline) channelsAt(ctx context.Context, moves []TagMove, document *gr
 // place is a tag of a member.
 type place struct{ member, tag string }
 
-// explainDrift says of every tag how it comes that it stands where it does: an interrupted move
-// leaves it where the generation before had it, anything else is somebody else's work.
-func (p *Pipeline) explainDrift(ctx context.Context, moves []TagMove) error {
+// explainDrift says of every tag how it comes that it stands where it does: the document's tags wait for
+// a signature, an interrupted move leaves a tag where the generation before had it, anything else is
+// somebody else's work.
+func (p *Pipeline) explainDrift(ctx context.Context, moves []TagMove, unsigned bool) error {
 	if len(moves) == 0 {
 		return nil
 	}
@@ -122,6 +128,8 @@ func (p *Pipeline) explainDrift(ctx context.Context, moves []TagMove) error {
 		at := place{m.Member, m.Tag.Tag}
 		generation, known := shown[at][m.From]
 		switch {
+		case unsigned && p.ofDocument(m):
+			moves[i].Drift = "nobody has signed what it is to show yet"
 		case m.From == "":
 			moves[i].Drift = "it is not there: a move was interrupted, or somebody deleted it"
 		case !known:
@@ -133,6 +141,11 @@ func (p *Pipeline) explainDrift(ctx context.Context, moves []TagMove) error {
 		}
 	}
 	return nil
+}
+
+// ofDocument reports whether a move is of a tag that shows the channels document.
+func (p *Pipeline) ofDocument(m TagMove) bool {
+	return m.Member == p.Family.ArtifactOf(family.Metadata) && m.Phase != versionPhase
 }
 
 // before is the newest generation before one, of those at which a tag was given something.

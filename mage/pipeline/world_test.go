@@ -410,6 +410,15 @@ func (history) Descends(_ context.Context, commit, ancestor string) (bool, error
 	return descends(commit, ancestor), nil
 }
 
+func (history) Resolve(_ context.Context, rev string) (string, error) {
+	for _, commit := range []string{origin, first, second, third, unbuilt, fork} {
+		if strings.HasPrefix(commit, rev) {
+			return commit, nil
+		}
+	}
+	return "", fault.New(fault.Invalid, "resolving", rev, "there is no such commit")
+}
+
 func descends(commit, ancestor string) bool {
 	parent := map[string]string{first: origin, second: first, third: second, unbuilt: third, fork: first}
 	for at := commit; at != ""; at = parent[at] {

@@ -97,6 +97,10 @@ func PlanUnhold(head Head, channel string, m Moved) (Document, bool, error) {
 	return head.set(head.Document.Family, channel, served, m), true, nil
 }
 
+// RefreshAt is when a document is near enough to its end to be issued anew: when a third of its life
+// is left. Issued more often, it would only push out of sight what channels did.
+func (d Document) RefreshAt() time.Time { return d.Expires.Add(-documentLife / 3) }
+
 // PlanRefresh returns the same document, issued anew, so that it does not expire.
 func PlanRefresh(head Head, at time.Time) (Document, error) {
 	if head.ID == "" {

@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
@@ -234,5 +236,24 @@ func wrongAttestations() []elsewhere {
 		}},
 		{"D14", "an API that is down", fault.Unavailable, "", answer(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusBadGateway) })},
 		{"D14", "an API that asks for patience", fault.Unavailable, "", answer(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusTooManyRequests) })},
+	}
+}
+
+// A bundle that is listed and whose content the registry lost proves nothing, and spoils nothing that
+// another proves.
+func TestABundleThatIsGoneSpoilsNothing(t *testing.T) {
+	w := newWorld(t, plot{})
+	repo, subject := w.registry.Repository("tiny-1"), w.record.Images["tiny-1"].Index
+	gone := graph.NewNode(evidence.BundleType, []byte("it was here"))
+	must(graph.PushBytes(t.Context(), repo, ocispec.DescriptorEmptyJSON.MediaType, ocispec.DescriptorEmptyJSON.Data))
+	must(graph.PushBytes(t.Context(), repo, ocispec.MediaTypeImageManifest, must(graph.EncodeArtifact(evidence.BundleType, &subject, []graph.Node{gone}, nil))))
+	fresh := w.verifier
+	fresh.Registry = w.again()
+	attached, err := pipeline.Attachments(t.Context(), fresh.Registry.Repository("tiny-1"), subject, evidence.BundleType)
+	if err != nil || len(attached.Unread) != 1 || len(attached.Bundles) == 0 {
+		t.Fatalf("of %d bundles %d cannot be read, %v; want one", len(attached.Bundles), len(attached.Unread), err)
+	}
+	if _, err := fresh.Image(t.Context(), "tiny-1", "dev", w.now); err != nil {
+		t.Errorf("disturbed: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,13 +69,24 @@ func layer(ctx context.Context, v *verify.Verifier, kind family.Kind, n graph.No
 	repo := v.Registry.Repository(name)
 	m, err := graph.Manifest(ctx, repo, n)
 	if err != nil {
-		return nil, err
+		return nil, gone(err, name)
 	}
 	artifact, mediaType := kind.Types()
 	if m.ArtifactType != artifact || len(m.Layers) == 0 || m.Layers[0].MediaType != mediaType {
 		return nil, fault.New(fault.Forged, "reading", name, "it is no %s of type %s", artifact, mediaType)
 	}
-	return graph.Fetch(ctx, repo, m.Layers[0], limit)
+	content, err := graph.Fetch(ctx, repo, m.Layers[0], limit)
+	return content, gone(err, name)
+}
+
+// gone tells what a release names and the registry does not have from a conflict: who reads has no
+// plan that anything could have moved away from.
+func gone(err error, name string) error {
+	if !errors.Is(err, fault.Conflict) {
+		return err
+	}
+	return &fault.Error{Op: "reading", Subject: name, Kind: fault.Unverified, Err: errors.New(err.Error()),
+		Hint: "a part of this release is not there, though it is signed: tell its releasers"}
 }
 
 // unpack makes a directory with the payload in it; what is there already is not touched.
