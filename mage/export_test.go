@@ -25,13 +25,17 @@ func NewLayoutPort(l *registry.Layout) pipeline.Layout { return layoutPort{l} }
 
 // NewTrustPort trusts one signer, who releases and may move every channel.
 func NewTrustPort(trust *verify.Trust, signer family.Signer) pipeline.Verifier {
-	return onlySigner{&trustPort{judges: []judge{{trust, signer}}}}
+	return onlySigner{&trustPort{judges: map[string][]judge{"": {{trust: trust, signer: signer}}}}}
 }
 
 type onlySigner struct{ *trustPort }
 
+func (o onlySigner) Verify(bundle []byte, subject digest.Digest, commit, _ string) (evidence.Statement, error) {
+	return o.trustPort.Verify(bundle, subject, commit, "")
+}
+
 func (o onlySigner) VerifyMover(bundle []byte, subject digest.Digest, _ string) (evidence.Statement, error) {
-	return o.Verify(bundle, subject, "")
+	return o.Verify(bundle, subject, "", "")
 }
 
 // NewPacker packs what lies in a directory, with the verifiers of this library.

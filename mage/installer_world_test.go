@@ -109,7 +109,7 @@ func (s *shop) publish(t *testing.T, books *ledger.Ledger, commit, channel strin
 type anyMover struct{ pipeline.Verifier }
 
 func (v anyMover) VerifyMover(bundle []byte, subject digest.Digest, _ string) (evidence.Statement, error) {
-	return v.Verify(bundle, subject, "")
+	return v.Verify(bundle, subject, "", "")
 }
 
 // signAs makes the shop's Sigstore, one root and one log, certify somebody with these claims.

@@ -201,11 +201,11 @@ type counting struct {
 	of map[digest.Digest]int
 }
 
-func (v *counting) Verify(bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error) {
+func (v *counting) Verify(bundle []byte, subject digest.Digest, commit, channel string) (evidence.Statement, error) {
 	v.mu.Lock()
 	v.of[subject]++
 	v.mu.Unlock()
-	return v.Verifier.Verify(bundle, subject, commit)
+	return v.Verifier.Verify(bundle, subject, commit, channel)
 }
 
 // Whoever reads a provenance sees every build argument of the image, as its bake file gives it.
@@ -213,7 +213,7 @@ func TestProvenanceRecordsTheBuildArguments(t *testing.T) {
 	t.Parallel()
 	f := newSignedFamily(t, 1)
 	f.release(t, pipeline.UntilAttest)
-	found, err := pipeline.Collect(t.Context(), f.stages.Registry, f.stages.Verifier, f.claims(t), f.plan.Source.Commit, nil)
+	found, err := pipeline.Collect(t.Context(), f.stages.Registry, f.stages.Verifier, f.claims(t), pipeline.Source{Commit: f.plan.Source.Commit}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

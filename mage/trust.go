@@ -215,30 +215,29 @@ func (p *signerPort) localSigner(ctx context.Context) (pipeline.Signer, error) {
 	return signer, nil
 }
 
-// trustPort verifies bundles for the pipeline, which has one release before it and many channels
-// behind it: a signer that any of them accepts is accepted. What a channel itself demands is asked
-// by verify:channel.
+// trustPort verifies bundles for the pipeline.
 type trustPort struct {
 	*workshop
 	mu     sync.Mutex
-	judges []judge
+	judges map[string][]judge // by channel; "": of any
 }
 
-// judge is one signer that counts, with what its signatures are checked against.
+// judge is one signer that counts, with what its signatures are checked against and how old they may be.
 type judge struct {
 	trust  *verify.Trust
 	signer family.Signer
+	maxAge time.Duration
 }
 
 // Verify checks who signed, what about, and, of a provenance, that it says what the certificate
 // proves. Before anything was signed there is no root, and so nothing verifies.
-func (p *trustPort) Verify(bundle []byte, subject digest.Digest, commit string) (st evidence.Statement, err error) {
-	judges, err := p.open()
+func (p *trustPort) Verify(bundle []byte, subject digest.Digest, commit, channel string) (st evidence.Statement, err error) {
+	judges, err := p.open(channel)
 	if err != nil {
 		return st, err
 	}
 	for _, j := range judges {
-		if st, err = believe(j.trust, bundle, subject, sigstore.Expect{Signer: j.signer, Commit: commit}); err == nil {
+		if st, err = p.believe(j, bundle, subject, commit); err == nil {
 			return st, nil
 		}
 	}
@@ -254,46 +253,63 @@ func (p *trustPort) VerifyMover(bundle []byte, subject digest.Digest, channel st
 		return st, err
 	}
 	for _, mover := range policy.MayMove() {
-		if st, err = believe(trust, bundle, subject, sigstore.Expect{Signer: mover}); err == nil {
+		if st, err = p.believe(judge{trust: trust, signer: mover}, bundle, subject, ""); err == nil {
 			return st, nil
 		}
 	}
 	return st, err
 }
 
-func believe(trust *verify.Trust, bundle []byte, subject digest.Digest, want sigstore.Expect) (evidence.Statement, error) {
-	verified, err := trust.Verify(bundle, subject, want)
+func (p *trustPort) believe(j judge, bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error) {
+	verified, err := j.trust.Verify(bundle, subject, sigstore.Expect{Signer: j.signer, Commit: commit})
 	if err != nil {
 		return evidence.Statement{}, err
 	}
 	if verified.Statement.PredicateType == evidence.Provenance {
 		err = sigstore.CheckProvenance(verified.Statement, verified.Identity)
 	}
+	if j.maxAge > 0 && p.env.now().Sub(verified.SignedAt) > j.maxAge {
+		err = fault.New(fault.Refused, "verifying", subject.String(), "it was signed on %s, the policy takes what is at most %s old", verified.SignedAt.Format(time.DateOnly), j.maxAge)
+	}
 	return verified.Statement, err
 }
 
-// open lists the signers of the family's own policy and of the channels that override it; movers sign
-// documents and no evidence. What is
-// not there yet may be after the first signature, so a failure is not kept.
-func (p *trustPort) open() ([]judge, error) {
+// open lists the signers of a channel's policy, or of the family's own and of every channel that
+// overrides it; movers sign documents and no evidence. What is not there yet may be after the first
+// signature, so a failure is not kept.
+func (p *trustPort) open(channel string) ([]judge, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.judges) > 0 {
-		return p.judges, nil
+	if judges, ok := p.judges[channel]; ok {
+		return judges, nil
 	}
 	a, judges := readAuthorities(), []judge(nil)
 	known := map[family.Signer]bool{}
-	for _, channel := range append([]string{""}, slices.Sorted(maps.Keys(p.fam.Channels))...) {
-		policy := a.policy(p.fam, channel, p.loopback())
+	for _, name := range p.asked(channel) {
+		policy := a.policy(p.fam, name, p.loopback())
 		trust, err := a.trust(policy, p.localRoot())
 		if err != nil {
 			return nil, err
 		}
-		if signer := policy.Signer; !known[signer] {
-			known[signer] = true
-			judges = append(judges, judge{trust, signer})
+		if j := (judge{trust: trust, signer: policy.Signer}); !known[j.signer] {
+			known[j.signer] = true
+			if channel != "" {
+				j.maxAge = policy.MaxAge
+			}
+			judges = append(judges, j)
 		}
 	}
-	p.judges = judges
+	if p.judges == nil {
+		p.judges = map[string][]judge{}
+	}
+	p.judges[channel] = judges
 	return judges, nil
+}
+
+// asked are the names of the policies that a channel asks: its own, or of no channel in particular all.
+func (p *trustPort) asked(channel string) []string {
+	if channel != "" {
+		return []string{channel}
+	}
+	return append([]string{""}, slices.Sorted(maps.Keys(p.fam.Channels))...)
 }

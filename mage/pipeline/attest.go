@@ -29,9 +29,9 @@ const (
 // When signing fails, what was signed until then is attached, so that nobody has to sign it again;
 // the release stays published and attest pending, and no channel names it. When nothing was
 // missing, what was read to find that out goes on with the release.
-func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(context.Context) (release.Approved, error)) (Published, int, error) {
+func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, approved func(context.Context) (release.Approved, error)) (Published, int, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	found, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
+	found, missing, err := p.collect(ctx, claims, Source{pub.Record.Source.Commit, channel})
 	if err != nil {
 		return pub, 0, err
 	}
@@ -47,7 +47,7 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, approved func(cont
 	if err := p.attachSBOMs(ctx, a); err != nil {
 		return pub, 0, err
 	}
-	bundles, failure := p.sign(ctx, pub, a, missing)
+	bundles, failure := p.sign(ctx, pub, channel, a, missing)
 	attached, err := p.attach(ctx, missing, bundles)
 	if failure = errors.Join(failure, err); failure != nil {
 		return pub, attached, pending(failure, pub.Record.Source.Tag(), len(missing)-attached)
@@ -71,9 +71,9 @@ func pending(err error, tag string, lacking int) error {
 // collect reads the evidence of claims and returns what proves them and what nothing proves. What
 // does not verify is told only where it leaves a claim unproved: another commit's evidence on the
 // same content is no cause for alarm.
-func (p *Pipeline) collect(ctx context.Context, claims []release.Claim, commit string) (Found, []release.Claim, error) {
+func (p *Pipeline) collect(ctx context.Context, claims []release.Claim, from Source) (Found, []release.Claim, error) {
 	refused := map[digest.Digest][]error{}
-	found, err := Collect(ctx, p.Registry, p.Verifier, claims, commit, func(c release.Claim, err error) {
+	found, err := Collect(ctx, p.Registry, p.Verifier, claims, from, func(c release.Claim, err error) {
 		refused[c.Subject.Digest] = append(refused[c.Subject.Digest], err)
 	})
 	if err != nil {
@@ -107,8 +107,8 @@ func (p *Pipeline) attachSBOMs(ctx context.Context, a release.Approved) error {
 }
 
 // sign makes a bundle of every claim, in parallel, in the claims' order. After a failure those that
-// were not made are empty, and so are those that the family's policy does not accept.
-func (p *Pipeline) sign(ctx context.Context, pub Published, a release.Approved, claims []release.Claim) ([]evidence.Bundle, error) {
+// were not made are empty, and so are those that the channel's policy does not accept.
+func (p *Pipeline) sign(ctx context.Context, pub Published, channel string, a release.Approved, claims []release.Claim) ([]evidence.Bundle, error) {
 	bundles := make([]evidence.Bundle, len(claims))
 	signer, err := p.Signer(ctx)
 	if err != nil {
@@ -132,7 +132,7 @@ func (p *Pipeline) sign(ctx context.Context, pub Published, a release.Approved, 
 			}
 			signed, err := signer.Sign(ctx, st)
 			if err == nil {
-				_, err = p.Verifier.Verify(signed.JSON, c.Subject.Digest, pub.Record.Source.Commit)
+				_, err = p.Verifier.Verify(signed.JSON, c.Subject.Digest, pub.Record.Source.Commit, channel)
 			}
 			if err == nil {
 				bundles[i] = signed

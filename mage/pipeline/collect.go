@@ -47,9 +47,13 @@ func (f Found) Missing(claims []release.Claim) []release.Claim {
 	return missing
 }
 
+// Source is whose evidence counts: of who works from a commit and may release to a channel, or to any
+// where it names none.
+type Source struct{ Commit, Channel string }
+
 // Collect reads the evidence of every claim's subject and verifies it. A bundle that does not
 // verify proves nothing: it is left out and given to refused, which may be nil.
-func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim, commit string, refused func(release.Claim, error)) (Found, error) {
+func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim, from Source, refused func(release.Claim, error)) (Found, error) {
 	found, mu := Found{}, sync.Mutex{}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxSubjects)
@@ -72,7 +76,7 @@ func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim
 				}
 			}
 			for _, content := range attached.Bundles {
-				st, err := v.Verify(content, c.Subject.Digest, commit)
+				st, err := v.Verify(content, c.Subject.Digest, from.Commit, from.Channel)
 				mu.Lock()
 				if err == nil {
 					found[Key{c.Subject.Digest, st.PredicateType}] = st

@@ -149,7 +149,7 @@ func (p *Pipeline) Examine(ctx context.Context) ([]Ailment, error) {
 		seen[s.Record] = true
 		pub, err := p.Load(ctx, s.Record)
 		if err == nil {
-			_, _, err = p.whole(ctx, pub)
+			_, _, err = p.whole(ctx, pub, channel)
 		}
 		if kind, _ := fault.KindOf(err); kind == fault.Unavailable || kind == fault.Interrupted {
 			return found, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,71 +17,6 @@ import (
 	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/release"
 )
-
-// Find returns the published release that somebody names: another channel, a version, a commit or
-// its beginning, an immutable tag, or a record's digest.
-func (p *Pipeline) Find(ctx context.Context, head release.Head, name string) (Published, string, error) {
-	if s, ok := head.Document.Channels[name]; ok {
-		pub, err := p.Load(ctx, s.Record)
-		return pub, s.Version, err
-	}
-	if d, err := digest.Parse(name); err == nil {
-		pub, err := p.Load(ctx, d)
-		return pub, "", err
-	}
-	tag, version := name, ""
-	switch {
-	case commitGrammar.MatchString(name):
-		tag = "sha-" + name
-	case shortened(name) != "":
-		commit, err := p.History.Resolve(ctx, shortened(name))
-		if err != nil {
-			return Published{}, "", err
-		}
-		tag = "sha-" + commit
-	case release.CheckVersion(name) == nil:
-		version = name
-	case !strings.HasPrefix(name, "sha-"):
-		return Published{}, "", fault.New(fault.Invalid, "looking for", name, "it is no channel of %s, version, commit, sha- tag or digest", strings.Join(head.Document.Names(), ", "))
-	}
-	node, found, err := p.metadata().Resolve(ctx, tag)
-	if err == nil && !found {
-		err = fault.New(fault.Unverified, "looking for", name, "%s has no tag %s", p.Family.ArtifactOf(family.Metadata), tag).
-			WithHint("nothing was released under that name; mage ops:history shows what was")
-	}
-	if err != nil {
-		return Published{}, "", err
-	}
-	pub, err := p.Load(ctx, node.Digest)
-	return pub, version, err
-}
-
-var (
-	commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	shortGrammar  = regexp.MustCompile(`^(?:sha-)?([0-9a-f]{7,39})$`)
-)
-
-// shortened is the beginning of a commit that a name is, as tables show it: with "sha-" or without.
-// Any other name gives "".
-func shortened(name string) string {
-	if m := shortGrammar.FindStringSubmatch(name); m != nil {
-		return m[1]
-	}
-	return ""
-}
-
-// Load reads a record by its digest.
-func (p *Pipeline) Load(ctx context.Context, record digest.Digest) (Published, error) {
-	node, err := p.node(ctx, p.Family.ArtifactOf(family.Metadata), record)
-	if err != nil {
-		return Published{}, err
-	}
-	r, err := ReadRecord(ctx, p.metadata(), node)
-	if err == nil && r.Family != p.Family.Name {
-		err = fault.New(fault.Forged, "reading record", record.String(), "it is of family %q", r.Family)
-	}
-	return Published{Record: r, Node: node}, err
-}
 
 // PlanRollback plans the way back: to the release that to names (one that the channel served), or
 // without one to the newest before the present that is still whole and verifies. What does not is
@@ -160,7 +94,7 @@ func oneCommit(steps []release.Step, channel, to string) error {
 func (p *Pipeline) planBack(ctx context.Context, head release.Head, channel string, to release.State, m release.Moved, bad bool) (c Change, useless, err error) {
 	served := head.Document.Channels[channel]
 	proved, compared := make(chan error, 1), make(chan []Difference, 1)
-	go func() { proved <- p.stillGood(ctx, head, to) }()
+	go func() { proved <- p.stillGood(ctx, head, channel, to) }()
 	go func() { compared <- p.compare(ctx, served.Record, to.Record) }()
 	next, err := release.PlanRollback(head, channel, to, m, bad)
 	if err == nil {
@@ -174,7 +108,7 @@ func (p *Pipeline) planBack(ctx context.Context, head release.Head, channel stri
 }
 
 // stillGood proves that what a channel served can be served again.
-func (p *Pipeline) stillGood(ctx context.Context, head release.Head, s release.State) error {
+func (p *Pipeline) stillGood(ctx context.Context, head release.Head, channel string, s release.State) error {
 	if err := head.Document.Admits(s.Record); err != nil {
 		return err
 	}
@@ -185,7 +119,7 @@ func (p *Pipeline) stillGood(ctx context.Context, head release.Head, s release.S
 	if is := (release.Candidate{Record: pub.Record, Digest: pub.Node.Digest}).State(); is.Commit != s.Commit || is.Tag != s.Tag || !maps.Equal(is.Members, s.Members) {
 		return fault.New(fault.Forged, "reading record", s.Record.String(), "it names other digests than the ledger")
 	}
-	_, _, err = p.whole(ctx, pub)
+	_, _, err = p.whole(ctx, pub, channel)
 	return err
 }
 
@@ -305,7 +239,7 @@ func (p *Pipeline) adoptable(ctx context.Context, channel string) (release.Candi
 		case err != nil:
 			return release.Candidate{}, err
 		}
-		_, _, err = p.whole(ctx, pub)
+		_, _, err = p.whole(ctx, pub, channel)
 		return release.Candidate{Record: pub.Record, Digest: pub.Node.Digest}, err
 	}
 	return release.Candidate{}, fault.New(fault.Unverified, "adopting", channel, "no record names what its tags show")

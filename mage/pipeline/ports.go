@@ -98,11 +98,11 @@ type Signer interface {
 	Identity() evidence.Identity
 }
 
-// Verifier checks a bundle about a subject against the family's trust and returns what it says.
-// The signer must have worked from the commit; an empty commit accepts any, as for channels
-// documents. It fails with fault.Forged when the bundle does not verify.
+// Verifier checks a bundle about a subject against the trust of a channel and returns what it says;
+// without a channel, against that of any. The signer must have worked from the commit; an empty commit
+// accepts any, as for channels documents. It fails with fault.Forged when the bundle does not verify.
 type Verifier interface {
-	Verify(bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error)
+	Verify(bundle []byte, subject digest.Digest, commit, channel string) (evidence.Statement, error)
 	// VerifyMover accepts a statement of who may move the channel, and nobody else's.
 	VerifyMover(bundle []byte, subject digest.Digest, channel string) (evidence.Statement, error)
 }

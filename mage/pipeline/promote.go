@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/evidence"
@@ -165,7 +166,7 @@ func name(s release.State) string {
 // admit checks what must be true before a channel may name a record: it is whole, and the
 // channel's gate accepts the attested reports, which it returns.
 func (p *Pipeline) admit(ctx context.Context, pub Published, channel string) ([]evidence.Report, error) {
-	found, claims, err := p.whole(ctx, pub)
+	found, claims, err := p.whole(ctx, pub, channel)
 	if err != nil {
 		return nil, err
 	}
@@ -177,15 +178,21 @@ func (p *Pipeline) admit(ctx context.Context, pub Published, channel string) ([]
 	return reports, err
 }
 
-// whole proves that a release is complete in the registry and that all of its evidence verifies. It
-// looks for both at once, and what is not there counts before what is not proved.
-func (p *Pipeline) whole(ctx context.Context, pub Published) (Found, []release.Claim, error) {
+// whole proves that a release is complete in the registry, that all of its evidence verifies under the
+// channel's policy, and that this denies none of it. It looks for the first two at once, and what is
+// not there counts before what is not proved.
+func (p *Pipeline) whole(ctx context.Context, pub Published, channel string) (Found, []release.Claim, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
+	for _, c := range claims {
+		if err := p.permits(channel, pub.Record.Source.Commit, c.Subject.Digest); err != nil {
+			return nil, nil, err
+		}
+	}
 	complete := make(chan error, 1)
 	go func() { complete <- p.complete(ctx, pub.Record) }()
 	found, missing, err := pub.proved, []release.Claim(nil), error(nil)
 	if found == nil {
-		found, missing, err = p.collect(ctx, claims, pub.Record.Source.Commit)
+		found, missing, err = p.collect(ctx, claims, Source{pub.Record.Source.Commit, channel})
 	}
 	if lacking := <-complete; lacking != nil {
 		return nil, nil, lacking
@@ -198,6 +205,16 @@ func (p *Pipeline) whole(ctx context.Context, pub Published) (Found, []release.C
 		return nil, nil, fault.New(fault.Unverified, "admitting", c.Member, "%d statements are missing, the first is %s of %s", len(missing), c.Predicate, c.Subject.Digest)
 	}
 	return found, claims, nil
+}
+
+// permits refuses what the family file takes back for a channel: its consumers will.
+func (p *Pipeline) permits(channel, commit string, d digest.Digest) error {
+	reason, denied := p.Family.Policy(channel).Denied(d, commit)
+	if !denied {
+		return nil
+	}
+	return fault.New(fault.Refused, "admitting", commit, "the family file denies it to %s: %s", channel, reason).
+		WithHint("choose another release, or take it off the deny list in the family file")
 }
 
 // forwards refuses a commit that does not descend from what the channel serves. A channel whose

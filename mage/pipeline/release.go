@@ -79,7 +79,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 	if result.Reached = UntilPublish; until == UntilPublish {
 		return result, nil
 	}
-	if pub, result.Attested, err = p.Attest(ctx, pub, approve); err != nil {
+	if pub, result.Attested, err = p.Attest(ctx, pub, channel, approve); err != nil {
 		return result, err
 	}
 	if result.Reached = UntilAttest; until == UntilAttest {
@@ -103,6 +103,9 @@ func (p *Pipeline) known(channel string) error {
 // preflight refuses, before anything slow begins, what the channel will refuse at the end: it is
 // held, or the commit does not come after what it serves.
 func (p *Pipeline) preflight(ctx context.Context, head release.Head, src release.Source, channel string) error {
+	if err := p.permits(channel, src.Commit, ""); err != nil {
+		return err
+	}
 	served := head.Document.Channels[channel]
 	if served.Tag == src.Tag() {
 		return nil
@@ -140,7 +143,7 @@ func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]s
 		}, nil
 	}
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	_, missing, err := p.collect(ctx, claims, pub.Record.Source.Commit)
+	_, missing, err := p.collect(ctx, claims, Source{pub.Record.Source.Commit, o.Channel})
 	if err != nil {
 		return nil, err
 	}

@@ -114,7 +114,7 @@ func (p *Pipeline) deriveRollback(ctx context.Context, head release.Head, saved 
 	if err != nil {
 		return release.Document{}, err
 	}
-	if err := p.stillGood(ctx, head, ways[0]); err != nil {
+	if err := p.stillGood(ctx, head, channel, ways[0]); err != nil {
 		return release.Document{}, err
 	}
 	return release.PlanRollback(head, channel, ways[0], s.Moved, len(saved.Denied) > len(head.Document.Denied))

@@ -189,7 +189,7 @@ func (w *world) pipelineAt(t testing.TB, url, who string) *pipeline.Pipeline {
 	m := maker{w.layout}
 	return &pipeline.Pipeline{
 		Family: w.fam, Layout: layoutPort{w.layout}, Builder: m, Packer: m, Inspect: m,
-		Registry: port, Signer: w.signer(origin), Verifier: judge{w.fam.Trust.Signer}, Ledger: ledgerPort{w, who},
+		Registry: port, Signer: w.signer(origin), Verifier: judge{signer: w.fam.Trust.Signer}, Ledger: ledgerPort{w, who},
 		History: history{}, Dist: nowhere{}, Progress: silence{}, Now: func() time.Time { return w.now },
 	}
 }
@@ -429,10 +429,16 @@ func descends(commit, ancestor string) bool {
 	return false
 }
 
-// judge verifies as the family's policy says.
-type judge struct{ signer family.Signer }
+// judge verifies as the family's policy says, and of some channels as theirs does.
+type judge struct {
+	signer family.Signer
+	of     map[string]family.Signer
+}
 
-func (j judge) Verify(bundle []byte, subject digest.Digest, commit string) (evidence.Statement, error) {
+func (j judge) Verify(bundle []byte, subject digest.Digest, commit, channel string) (evidence.Statement, error) {
+	if own, ok := j.of[channel]; ok {
+		j.signer = own
+	}
 	trust, err := sigstore.ParseTrust(family.Key, nil)
 	if err != nil {
 		return evidence.Statement{}, err
@@ -445,7 +451,7 @@ func (j judge) Verify(bundle []byte, subject digest.Digest, commit string) (evid
 }
 
 func (j judge) VerifyMover(bundle []byte, subject digest.Digest, channel string) (evidence.Statement, error) {
-	return j.Verify(bundle, subject, "")
+	return j.Verify(bundle, subject, "", "")
 }
 
 // maker builds images of one small layer on their parent's and packs artifacts. It reports a package of
