@@ -30,11 +30,13 @@ target "_image" {
   secret    = CONTAINAI_CA_BUNDLE == "" ? [] : ["id=ca,src=${CONTAINAI_CA_BUNDLE}"]
 }
 
+# What is on everything: ours, and Debian's packages under the licenses that the SBOM lists one by one.
 function "labels" {
-  params = [title, description]
+  params = [title, description, licenses]
   result = {
     "org.opencontainers.image.title"       = title
     "org.opencontainers.image.description" = description
+    "org.opencontainers.image.licenses"    = join(" AND ", concat(["Apache-2.0", "LicenseRef-Debian"], licenses))
     "org.opencontainers.image.source"      = SOURCE
   }
 }
@@ -47,7 +49,7 @@ target "containai-base" {
   contexts = {
     os = "docker-image://debian:bookworm-slim@sha256:7802002798b0e351323ed2357ae6dc5a8c4d0a05a57e7f4d8f97136151d3d603"
   }
-  labels = labels("containai-base", "The vetted base that every ContainAI image shares")
+  labels = labels("containai-base", "The vetted base that every ContainAI image shares", [])
 }
 
 # The runtime of the agents: git, jq, Python, Node.js, a C toolchain, the session helpers.
@@ -55,28 +57,28 @@ target "containai" {
   inherits = ["_image"]
   context  = "images/containai"
   contexts = { base = "target:containai-base" }
-  labels   = labels("containai", "The runtime that ContainAI's agents share")
+  labels   = labels("containai", "The runtime that ContainAI's agents share", ["MIT", "Artistic-2.0"])
 }
 
 target "containai-copilot" {
   inherits = ["_image"]
   context  = "images/copilot"
   contexts = { runtime = "target:containai" }
-  labels   = labels("containai-copilot", "GitHub Copilot CLI in the ContainAI runtime")
+  labels   = labels("containai-copilot", "GitHub Copilot CLI in the ContainAI runtime", ["MIT", "Artistic-2.0", "LicenseRef-GitHub-Copilot-CLI"])
 }
 
 target "containai-codex" {
   inherits = ["_image"]
   context  = "images/codex"
   contexts = { runtime = "target:containai" }
-  labels   = labels("containai-codex", "OpenAI Codex CLI in the ContainAI runtime")
+  labels   = labels("containai-codex", "OpenAI Codex CLI in the ContainAI runtime", ["MIT", "Artistic-2.0"])
 }
 
 target "containai-claude" {
   inherits = ["_image"]
   context  = "images/claude"
   contexts = { runtime = "target:containai" }
-  labels   = labels("containai-claude", "Claude Code in the ContainAI runtime")
+  labels   = labels("containai-claude", "Claude Code in the ContainAI runtime", ["MIT", "Artistic-2.0", "LicenseRef-Claude-Code"])
 }
 
 # The only way out of an agent's network: Squid with an allow-list of domains.
@@ -84,5 +86,5 @@ target "containai-proxy" {
   inherits = ["_image"]
   context  = "images/proxy"
   contexts = { base = "target:containai-base" }
-  labels   = labels("containai-proxy", "Squid that lets agents reach allowed domains only")
+  labels   = labels("containai-proxy", "Squid that lets agents reach allowed domains only", ["GPL-2.0-or-later"])
 }

@@ -217,7 +217,7 @@ func (m maker) Build(ctx context.Context, p release.Plan) (pipeline.Images, erro
 			children, image.Platforms[platform] = append(children, n), n
 		}
 		var err error
-		if image.Index, err = graph.Assemble(ctx, m.layout, children); err != nil {
+		if image.Index, err = graph.Assemble(ctx, m.layout, children, nil); err != nil {
 			return out, err
 		}
 		out.Images[name] = image

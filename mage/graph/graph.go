@@ -145,9 +145,9 @@ func checkNodes(parent Node, nodes []Node) error {
 	return nil
 }
 
-// Assemble puts an image index over platform manifests into s. The same manifests give the
-// same bytes: children are sorted by platform and carry nothing but what identifies them.
-func Assemble(ctx context.Context, s Store, manifests []Node) (Node, error) {
+// Assemble puts an image index over platform manifests into s. The same manifests and annotations give
+// the same bytes: children are sorted by platform and carry nothing but what identifies them.
+func Assemble(ctx context.Context, s Store, manifests []Node, annotations map[string]string) (Node, error) {
 	children := make([]Node, 0, len(manifests))
 	for _, m := range manifests {
 		if m.Platform == nil {
@@ -156,7 +156,7 @@ func Assemble(ctx context.Context, s Store, manifests []Node) (Node, error) {
 		children = append(children, Node{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size, Platform: m.Platform})
 	}
 	slices.SortFunc(children, func(a, b Node) int { return strings.Compare(PlatformName(a.Platform), PlatformName(b.Platform)) })
-	content, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
+	content, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: children, Annotations: annotations})
 	if err != nil {
 		return Node{}, err
 	}

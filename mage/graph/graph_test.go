@@ -122,13 +122,13 @@ func TestAssembleIsDeterministic(t *testing.T) {
 		manifests = append(manifests, n)
 	}
 	s := memory.New()
-	want, err := graph.Assemble(t.Context(), s, manifests)
+	want, err := graph.Assemble(t.Context(), s, manifests, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for seed := range uint64(10) {
 		rand.New(rand.NewPCG(seed, 0)).Shuffle(len(manifests), func(i, j int) { manifests[i], manifests[j] = manifests[j], manifests[i] })
-		got, err := graph.Assemble(t.Context(), memory.New(), manifests)
+		got, err := graph.Assemble(t.Context(), memory.New(), manifests, nil)
 		if err != nil || got.Digest != want.Digest {
 			t.Errorf("in another order the index is %s (%v), want %s", got.Digest, err, want.Digest)
 		}
@@ -152,7 +152,7 @@ func TestAssembleIsDeterministic(t *testing.T) {
 
 func TestAssembleRefusesAManifestWithoutAPlatform(t *testing.T) {
 	n := graph.NewNode(ocispec.MediaTypeImageManifest, []byte("m"))
-	if _, err := graph.Assemble(t.Context(), memory.New(), []graph.Node{n}); !errors.Is(err, fault.Invalid) {
+	if _, err := graph.Assemble(t.Context(), memory.New(), []graph.Node{n}, nil); !errors.Is(err, fault.Invalid) {
 		t.Errorf("Assemble = %v, want Invalid", err)
 	}
 }
@@ -200,7 +200,7 @@ func TestChildrenAreWhatAManifestNames(t *testing.T) {
 	config, layer := graph.NewNode(ocispec.MediaTypeImageConfig, []byte("{}")), graph.NewNode(ocispec.MediaTypeImageLayerGzip, []byte("l"))
 	m := push(t, s, ocispec.MediaTypeImageManifest, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []graph.Node{layer}})
 	m.Platform = platform("linux/amd64")
-	index, err := graph.Assemble(t.Context(), s, []graph.Node{m})
+	index, err := graph.Assemble(t.Context(), s, []graph.Node{m}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

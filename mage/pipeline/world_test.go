@@ -494,7 +494,7 @@ func (m maker) image(ctx context.Context, layers []graph.Node) (release.Image, e
 	}
 	child := n
 	child.Platform = platform
-	index, err := graph.Assemble(ctx, m.layout, []graph.Node{child})
+	index, err := graph.Assemble(ctx, m.layout, []graph.Node{child}, nil)
 	return release.Image{Index: index, Platforms: map[string]graph.Node{"linux/amd64": n}}, err
 }
 

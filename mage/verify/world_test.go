@@ -170,7 +170,7 @@ func (w *world) build(ctx context.Context, p plot) {
 		if p.index != nil {
 			manifests = p.index(manifests)
 		}
-		image.Index = must(graph.Assemble(ctx, w.registry.Repository(name), manifests))
+		image.Index = must(graph.Assemble(ctx, w.registry.Repository(name), manifests, nil))
 		w.record.Images[name] = image
 	}
 	for _, kind := range []family.Kind{family.Payload, family.Installer} {

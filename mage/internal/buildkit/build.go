@@ -61,7 +61,7 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err != nil {
 		return Result{}, err
 	}
-	if err := b.bake(ctx, r, images, base, dir); err != nil {
+	if err := b.bake(ctx, r, images, targets.annotate(r.Plan, images, base), base, dir); err != nil {
 		return Result{}, err
 	}
 	built, err := collect(ctx, r.Plan, images, dir, into)
@@ -93,9 +93,9 @@ func closure(f *family.Family, wanted []string) ([]string, error) {
 	return slices.DeleteFunc(f.ImageNames(), func(name string) bool { return !need[name] }), nil
 }
 
-// bake runs Buildx once; every image goes into a layout of its own below dir.
-func (b *Builder) bake(ctx context.Context, r Request, images []string, base osBase, dir string) error {
-	args := bakeArgs(r, b.name, images, base.context, b.options.CA, dir)
+// bake runs Buildx once, with further settings; every image goes into a layout of its own below dir.
+func (b *Builder) bake(ctx context.Context, r Request, images, settings []string, base osBase, dir string) error {
+	args := append(bakeArgs(r, b.name, images, base.context, b.options.CA, dir), settings...)
 	meter := newMeter(b.options.Progress)
 	cmd := b.buildxCommand(args...)
 	cmd.Dir = r.Root
@@ -147,7 +147,7 @@ func collect(ctx context.Context, p release.Plan, images []string, dir string, i
 		if err := checkLineage(ctx, p.Family, name, manifests, built, into); err != nil {
 			return nil, err
 		}
-		index, err := graph.Assemble(ctx, into, slices.Collect(maps.Values(manifests)))
+		index, err := assemble(ctx, into, manifests, built[p.Family.Images[name].From].Index)
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/oci"
 
@@ -30,6 +31,7 @@ target "base" {
 }
 target "app" {
   contexts          = { parent = "target:base" }
+  labels            = { "org.opencontainers.image.title" = "app, with a=b", "other" = "not an annotation" }
   dockerfile-inline = <<EOT
 FROM parent
 RUN --mount=type=secret,id=ca,target=/run/ca.pem head -c 5 /run/ca.pem >/ca-was-here
@@ -56,7 +58,7 @@ target "endless" {
 // testFamily declares images of the bake file, each on base.
 func testFamily(platforms []string, children ...string) *family.Family {
 	f := &family.Family{
-		Name: "test", Bake: "docker-bake.hcl", Platforms: platforms,
+		Name: "test", Source: "https://example.com/test", Bake: "docker-bake.hcl", Platforms: platforms,
 		Base:   family.OSBase{Suite: "bookworm", Packages: []string{"ca-certificates"}},
 		Images: map[string]family.Image{"base": {}},
 	}
@@ -170,6 +172,7 @@ func testBuild(t *testing.T, b *Builder, events *[]Event) {
 			t.Errorf("the index of %s names %v, %v, want its one platform manifest", name, children, err)
 		}
 	}
+	checkAnnotations(t, store, got)
 	config := configOf(t, store, got.Images["app"].Platforms["linux/amd64"])
 	if config.Config.User != "plain" || !config.Created.Equal(r.Plan.Source.Epoch) {
 		t.Errorf("the image has user %q and was created %v, want plain at the commit's time", config.Config.User, config.Created)
@@ -187,6 +190,33 @@ func testBuild(t *testing.T, b *Builder, events *[]Event) {
 	leftovers, err := os.ReadDir(b.state("tmp"))
 	if err != nil || len(leftovers) > 0 {
 		t.Errorf("the build left %v, %v", leftovers, err)
+	}
+}
+
+// checkAnnotations: manifest and index of app say the same of its commit, and the index on what it stands.
+func checkAnnotations(t *testing.T, store graph.Store, got Result) {
+	t.Helper()
+	manifest, err := graph.Manifest(t.Context(), store, got.Images["app"].Platforms["linux/amd64"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := graph.Index(t.Context(), store, got.Images["app"].Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"org.opencontainers.image.created":  "2023-11-14T22:13:20Z",
+		"org.opencontainers.image.revision": strings.Repeat("a", 40),
+		"org.opencontainers.image.source":   "https://example.com/test",
+		"org.opencontainers.image.title":    "app, with a=b",
+		"org.opencontainers.image.version":  "sha-" + strings.Repeat("a", 40),
+	}
+	if diff := cmp.Diff(want, manifest.Annotations); diff != "" {
+		t.Errorf("the manifest's annotations (-want +got):\n%s", diff)
+	}
+	want["org.opencontainers.image.base.digest"] = got.Images["base"].Index.Digest.String()
+	if diff := cmp.Diff(want, index.Annotations); diff != "" {
+		t.Errorf("the index's annotations (-want +got):\n%s", diff)
 	}
 }
 

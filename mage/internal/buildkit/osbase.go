@@ -25,6 +25,8 @@ type osBase struct {
 	context  string
 	material evidence.Material
 	local    bool
+	name     string        // of the pinned image, with its tag
+	digest   digest.Digest // of the pinned image
 }
 
 // reachTime is how long a registry may take to say that it has the pinned image.
@@ -61,6 +63,8 @@ func pinnedBase(ctx context.Context, name string) (osBase, error) {
 	}
 	return osBase{
 		context:  "docker-image://" + pinned.String(),
+		name:     pinned.Repo.String() + tagOf(name),
+		digest:   pinned.Digest,
 		material: material("docker://"+pinned.String(), pinned.Digest),
 	}, nil
 }
@@ -69,12 +73,10 @@ func pinnedBase(ctx context.Context, name string) (osBase, error) {
 // docker.io, no slash means library/. The tag is for people; the digest decides.
 func parsePinned(name string) (ref.Pinned, error) {
 	repo, hex, ok := strings.Cut(name, "@")
+	repo = strings.TrimSuffix(repo, tagOf(name))
 	d, err := digest.Parse(hex)
 	if !ok || err != nil {
 		return ref.Pinned{}, fault.New(fault.Invalid, "reading OS base", name, "it must be pinned: add @sha256:…")
-	}
-	if colon := strings.LastIndex(repo, ":"); colon > strings.LastIndex(repo, "/") {
-		repo = repo[:colon]
 	}
 	host, _, slash := strings.Cut(repo, "/")
 	switch {
@@ -85,6 +87,15 @@ func parsePinned(name string) (ref.Pinned, error) {
 	}
 	parsed, err := ref.ParseRepo(repo)
 	return ref.Pinned{Repo: parsed, Digest: d}, err
+}
+
+// tagOf returns the ":tag" of a pinned name, or "".
+func tagOf(name string) string {
+	repo, _, _ := strings.Cut(name, "@")
+	if colon := strings.LastIndex(repo, ":"); colon > strings.LastIndex(repo, "/") {
+		return repo[colon:]
+	}
+	return ""
 }
 
 // reach resolves a digest at its registry, without credentials and without retrying.
@@ -127,7 +138,7 @@ func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (o
 		}
 		manifests = append(manifests, found[platform])
 	}
-	index, err := graph.Assemble(ctx, into, manifests)
+	index, err := graph.Assemble(ctx, into, manifests, nil)
 	if err != nil {
 		return osBase{}, err
 	}

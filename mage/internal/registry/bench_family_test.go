@@ -157,7 +157,7 @@ func benchImage(b *testing.B, s graph.Store, layers ...graph.Node) graph.Node {
 		m.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
 		manifests = append(manifests, m)
 	}
-	n, err := graph.Assemble(b.Context(), s, manifests)
+	n, err := graph.Assemble(b.Context(), s, manifests, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -182,7 +182,7 @@ func image(t *testing.T, s graph.Store, seed uint64, shared ...graph.Node) graph
 		m.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
 		manifests = append(manifests, m)
 	}
-	n, err := graph.Assemble(t.Context(), s, manifests)
+	n, err := graph.Assemble(t.Context(), s, manifests, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
