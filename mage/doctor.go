@@ -228,14 +228,14 @@ func (w *workshop) diagnoseDatabase() diagnosis {
 	if w.env.database == "" {
 		return diagnosis{What: "vulnerabilities", Health: weak, Found: "no database: they will be NOT SCANNED, which strict channels refuse", Fix: "set CONTAINAI_VULNERABILITY_DB to the directory of a Trivy database"}
 	}
-	made, err := inspect.CheckDatabase(w.env.database, w.env.now(), 0)
+	db, err := inspect.OpenDatabase(w.env.database)
 	if err != nil {
 		return broken("vulnerabilities", ill, err)
 	}
-	if _, err := inspect.CheckDatabase(w.env.database, w.env.now(), freshDatabase); err != nil {
+	if err := db.CheckAge(w.env.now(), freshDatabase); err != nil {
 		return broken("vulnerabilities", weak, err)
 	}
-	return diagnosis{What: "vulnerabilities", Health: well, Found: "database " + made}
+	return diagnosis{What: "vulnerabilities", Health: well, Found: "database " + db.String()}
 }
 
 func (w *workshop) diagnoseLedger(ctx context.Context) diagnosis {

@@ -82,6 +82,7 @@ type inspectorPort struct {
 	*workshop
 	dist   dist
 	layout *registry.Layout
+	steps  []inspect.Step // what the last inspection did
 }
 
 // Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
@@ -94,11 +95,17 @@ func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidenc
 	if err := p.unpackPayload(ctx, b); err != nil {
 		return nil, err
 	}
-	job := p.job(b)
-	reports, err := inspect.New(worker, p.state.CacheDir(), p.env.database, p.progress.inspect).Inspect(ctx, job)
+	db, err := p.database()
 	if err != nil {
 		return nil, err
 	}
+	job := p.job(b)
+	inspector := inspect.New(worker, p.state.CacheDir(), db, p.progress.inspect)
+	reports, err := inspector.Inspect(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	p.steps = inspector.Steps()
 	for _, r := range reports[len(job.Cells):] {
 		if len(r.Findings) > 0 {
 			f := r.Findings[0]

@@ -129,11 +129,12 @@ type Report struct {
 	Tools           map[string]string `json:"tools"`  // name → version
 	Secrets         Coverage          `json:"secrets"`
 	Vulnerabilities Coverage          `json:"vulnerabilities"`
-	Reason          string            `json:"reason,omitempty"`   // why vulnerabilities were not scanned
-	Database        string            `json:"database,omitempty"` // version and RFC 3339 time of the vulnerability database
-	Packages        int               `json:"packages"`           // components in the SBOM
-	SBOM            digest.Digest     `json:"sbom"`               // of the CycloneDX document
-	Layers          []Layer           `json:"layers,omitempty"`   // lowest first
+	Reason          string            `json:"reason,omitempty"`         // why vulnerabilities were not scanned
+	Database        string            `json:"database,omitempty"`       // schema and RFC 3339 time of the vulnerability database
+	DatabaseDigest  digest.Digest     `json:"databaseDigest,omitempty"` // of the manifest it was pulled as, or of its files
+	Packages        int               `json:"packages"`                 // components in the SBOM
+	SBOM            digest.Digest     `json:"sbom"`                     // of the CycloneDX document
+	Layers          []Layer           `json:"layers,omitempty"`         // lowest first
 	Smoke           []SmokeResult     `json:"smoke"`
 	Findings        []Finding         `json:"findings"` // sorted by kind, severity, id, path
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -29,7 +30,12 @@ type target struct {
 	digest    digest.Digest
 	layers    []digest.Digest
 	documents map[string][]byte
+	created   int64 // Unix seconds that its SBOM states
 	bom       func(ctx context.Context) (bom, error)
+}
+
+func results(job inspect.Job) inspect.Results {
+	return inspect.Results{Dir: filepath.Join(job.Cache, "results"), Now: job.Now}
 }
 
 // inspectAll makes the evidence of every target of a job.
@@ -47,13 +53,12 @@ func inspectAll(ctx context.Context, job inspect.Job, tools map[string]string, e
 	if err != nil {
 		return err
 	}
-	defer found.close()
 
 	reports := make([]evidence.Report, len(targets))
 	detections := make([]detection, len(targets))
 	scanner := secret.NewScanner(nil)
 	for i, t := range targets {
-		if reports[i], detections[i], err = scan(ctx, t, found, db, scanner); err != nil {
+		if reports[i], detections[i], err = scan(ctx, t, found, db, scanner, events); err != nil {
 			return fault.Wrap(err, fault.Refused, "scanning", t.cell.String())
 		}
 		reports[i].Tools = tools
@@ -67,7 +72,7 @@ func inspectAll(ctx context.Context, job inspect.Job, tools map[string]string, e
 	for i, t := range targets {
 		group.Go(func() error {
 			done := events.cell(t.cell)
-			if err := finish(ctx, job, t, detections[i], reports[i]); err != nil {
+			if err := finish(ctx, job, t, detections[i], reports[i], events); err != nil {
 				return err
 			}
 			done()
@@ -86,11 +91,11 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 	var targets []target
 	var blobs []*blobLayer
 	for _, img := range images {
-		t := target{cell: img.cell.Cell, digest: img.cell.Digest, documents: img.documents}
-		t.bom = func(ctx context.Context) (bom, error) { return imageBOM(ctx, job, img.cell) }
+		t := target{cell: img.cell.Cell, digest: img.cell.Digest, documents: img.documents, created: cmp.Or(img.created, job.Epoch)}
+		t.bom = func(ctx context.Context) (bom, error) { return imageBOM(ctx, job, img.cell, t.created) }
 		for _, layer := range img.manifest.Layers {
 			t.layers = append(t.layers, layer.Digest)
-			blobs = append(blobs, &blobLayer{blobStore(job.Layout).path(layer.Digest), layer.Digest, layer.MediaType, events})
+			blobs = append(blobs, &blobLayer{path: blobStore(job.Layout).path(layer.Digest), digest: layer.Digest, mediaType: layer.MediaType, events: events})
 		}
 		targets = append(targets, t)
 	}
@@ -99,7 +104,7 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 		if err != nil {
 			return nil, nil, err
 		}
-		t := target{cell: d.Cell(), digest: tree.digest, layers: []digest.Digest{tree.digest}}
+		t := target{cell: d.Cell(), digest: tree.digest, layers: []digest.Digest{tree.digest}, created: job.Epoch}
 		t.bom = func(ctx context.Context) (bom, error) { return directoryBOM(ctx, job, d, tree.digest) }
 		targets, blobs = append(targets, t), append(blobs, tree)
 	}
@@ -117,19 +122,23 @@ func packDirectory(d inspect.Directory, i int, events *eventWriter) (*blobLayer,
 	if err := inspect.PackTree(io.MultiWriter(file, hash.Hash()), d.Path); err != nil {
 		return nil, err
 	}
-	return &blobLayer{file.Name(), hash.Digest(), ocispec.MediaTypeImageLayer, events}, file.Close()
+	return &blobLayer{path: file.Name(), digest: hash.Digest(), mediaType: ocispec.MediaTypeImageLayer, events: events}, file.Close()
 }
 
 // scan collects what Trivy says about a target.
-func scan(ctx context.Context, t target, found *layers, db database, scanner secret.Scanner) (evidence.Report, detection, error) {
+func scan(ctx context.Context, t target, found *layers, db database, scanner secret.Scanner, events *eventWriter) (evidence.Report, detection, error) {
 	keys, blobs, err := found.of(ctx, t.layers)
 	if err != nil {
 		return evidence.Report{}, detection{}, err
 	}
+	took, cached := found.spent(t.layers)
+	events.tell(inspect.Event{Kind: inspect.Checked, Cell: t.cell, Check: inspect.CheckSecrets, Digest: t.digest, Duration: took, Cached: cached})
+	checked := events.check(t, inspect.CheckVulnerabilities)
 	vulnerabilities, err := db.detect(ctx, found, keys)
 	if err != nil {
 		return evidence.Report{}, detection{}, err
 	}
+	checked(false)
 	findings := append(layerSecrets(t.layers, blobs), vulnerabilities.findings...)
 	for name, content := range t.documents {
 		more, err := documentSecrets(scanner, name, content)
@@ -155,31 +164,34 @@ func scan(ctx context.Context, t target, found *layers, db database, scanner sec
 		Reason:          vulnerabilities.reason,
 		Database:        db.version,
 		Layers:          layers,
+		DatabaseDigest:  db.digest,
 		Smoke:           []evidence.SmokeResult{},
 		Findings:        slices.Compact(append([]evidence.Finding{}, findings...)),
 	}, vulnerabilities, nil
 }
 
 // finish makes the SBOM of a target, compares it with what Trivy saw and writes the evidence.
-func finish(ctx context.Context, job inspect.Job, t target, seen detection, report evidence.Report) error {
-	made, err := t.bom(ctx)
+func finish(ctx context.Context, job inspect.Job, t target, seen detection, report evidence.Report, events *eventWriter) error {
+	checked := events.check(t, inspect.CheckSBOM)
+	made, cached, err := t.catalog(ctx, job, report.Tools[inspect.ToolSyft])
 	if err != nil {
 		return err
 	}
+	checked(cached)
 	if err := agree(made, seen); err != nil {
 		return fault.Wrap(err, fault.Refused, "cataloging", t.cell.String())
 	}
-	if made.java > 0 && report.Vulnerabilities == evidence.Scanned {
+	if made.Java > 0 && report.Vulnerabilities == evidence.Scanned {
 		report.Vulnerabilities = evidence.NotScanned
 		report.Reason = "it has Java archives, which need a database of their own"
 	}
-	report.Packages, report.SBOM = made.packages, digest.FromBytes(made.content)
+	report.Packages, report.SBOM = made.Packages, digest.FromBytes(made.Content)
 	content, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return err
 	}
 	dir := job.Dir(t.cell)
-	if err := writeFile(dir, inspect.SBOMFile, made.content); err != nil {
+	if err := writeFile(dir, inspect.SBOMFile, made.Content); err != nil {
 		return err
 	}
 	return writeFile(dir, inspect.ReportFile, append(content, '\n'))
@@ -189,11 +201,11 @@ func finish(ctx context.Context, job inspect.Job, t target, seen detection, repo
 func agree(made bom, seen detection) error {
 	const op = "comparing scanners"
 	switch {
-	case len(made.databases) > 0 && made.osPackages == 0:
-		return fault.New(fault.Refused, op, made.databases[0], "there is a package database and no package in the SBOM")
-	case made.osPackages > 0 && seen.osPackages == 0:
-		return fault.New(fault.Refused, op, "packages", "Syft sees %d packages of the operating system, Trivy none", made.osPackages)
-	case made.osPackages == 0 && seen.osPackages > 0:
+	case len(made.Databases) > 0 && made.OSPackages == 0:
+		return fault.New(fault.Refused, op, made.Databases[0], "there is a package database and no package in the SBOM")
+	case made.OSPackages > 0 && seen.osPackages == 0:
+		return fault.New(fault.Refused, op, "packages", "Syft sees %d packages of the operating system, Trivy none", made.OSPackages)
+	case made.OSPackages == 0 && seen.osPackages > 0:
 		return fault.New(fault.Refused, op, "packages", "Trivy sees %d packages of the operating system, Syft none", seen.osPackages)
 	}
 	return nil

@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/aquasecurity/trivy/pkg/cache"
 	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
 	"github.com/aquasecurity/trivy/pkg/fanal/artifact"
 	trivyimage "github.com/aquasecurity/trivy/pkg/fanal/artifact/image"
@@ -34,8 +32,9 @@ const maxLayer = 16 << 30
 
 // layers holds what Trivy found in each layer, by the layer's digest.
 type layers struct {
-	cache cache.FSCache
+	cache layerCache
 	keys  map[digest.Digest]string // cache keys
+	blobs map[v1.Hash]*blobLayer
 }
 
 // analyseLayers analyses every layer once, or takes its result from the cache.
@@ -46,11 +45,6 @@ type layers struct {
 // checked, not by the diff id that a configuration claims, so that no image can pass off its
 // layer as one that was scanned before.
 func analyseLayers(ctx context.Context, job inspect.Job, version string, blobs []*blobLayer) (*layers, error) {
-	// Trivy's cache keys know no version of its secret rules.
-	fsCache, err := cache.NewFSCache(filepath.Join(job.Cache, "trivy-"+version+"-"+inspect.Revision))
-	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "opening", "scan cache")
-	}
 	family := &layersImage{Image: empty.Image, layers: map[v1.Hash]*blobLayer{}}
 	for _, blob := range blobs {
 		if hash := blob.hash(); family.layers[hash] == nil {
@@ -58,12 +52,9 @@ func analyseLayers(ctx context.Context, job inspect.Job, version string, blobs [
 			family.order = append(family.order, hash)
 		}
 	}
-	found := &layers{cache: fsCache, keys: map[digest.Digest]string{}}
-	if err := found.analyse(ctx, job, family); err != nil {
-		fsCache.Close()
-		return nil, err
-	}
-	return found, nil
+	rules := "trivy-" + version + "-" + inspect.Revision
+	found := &layers{cache: layerCache{results(job), rules}, keys: map[digest.Digest]string{}, blobs: family.layers}
+	return found, found.analyse(ctx, job, family)
 }
 
 func (l *layers) analyse(ctx context.Context, job inspect.Job, family *layersImage) error {
@@ -117,7 +108,17 @@ func (l *layers) of(ctx context.Context, digests []digest.Digest) (keys []string
 	return keys, blobs, nil
 }
 
-func (l *layers) close() error { return l.cache.Close() }
+// spent returns how long the layers took that this run opened and no target was charged with yet, and
+// whether none of them had to be opened.
+func (l *layers) spent(digests []digest.Digest) (took time.Duration, cached bool) {
+	cached = true
+	for _, d := range digests {
+		if blob := l.blobs[v1.Hash{Algorithm: d.Algorithm().String(), Hex: d.Encoded()}]; blob.opened {
+			took, blob.took, cached = took+blob.took, 0, false
+		}
+	}
+	return took, cached
+}
 
 // layersImage is an image of all layers, as much of one as Trivy asks for.
 type layersImage struct {
@@ -148,6 +149,9 @@ type blobLayer struct {
 	digest    digest.Digest
 	mediaType string
 	events    *eventWriter
+
+	opened bool // its result was not there
+	took   time.Duration
 }
 
 func (b *blobLayer) hash() v1.Hash {
@@ -181,9 +185,11 @@ func (b *blobLayer) open() (io.ReadCloser, error) {
 		return nil, err
 	}
 	begin := time.Now()
+	b.opened = true
 	b.events.tell(inspect.Event{Kind: inspect.Started, Layer: b.digest})
 	done := sync.OnceFunc(func() {
-		b.events.tell(inspect.Event{Kind: inspect.Done, Layer: b.digest, Duration: time.Since(begin)})
+		b.took = time.Since(begin)
+		b.events.tell(inspect.Event{Kind: inspect.Done, Layer: b.digest, Duration: b.took})
 		file.Close()
 	})
 	return &layerReader{Reader: content, left: maxLayer, done: done}, nil

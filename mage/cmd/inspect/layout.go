@@ -35,6 +35,7 @@ type image struct {
 	cell      inspect.Cell
 	manifest  ocispec.Manifest
 	documents map[string][]byte // what is scanned as text, by name
+	created   int64             // Unix seconds that its configuration states; zero if it does not
 }
 
 // The names of an image's own documents.
@@ -90,6 +91,9 @@ func openImage(ctx context.Context, layout string, cell inspect.Cell) (image, er
 	config, err := graph.Config(ctx, store, img.manifest.Config)
 	if err != nil {
 		return image{}, err
+	}
+	if config.Created != nil {
+		img.created = config.Created.Unix()
 	}
 	return img, img.check(config)
 }

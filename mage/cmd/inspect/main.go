@@ -117,3 +117,11 @@ func (w *eventWriter) cell(c evidence.Cell) (done func()) {
 	w.tell(inspect.Event{Kind: inspect.Started, Cell: c})
 	return func() { w.tell(inspect.Event{Kind: inspect.Done, Cell: c, Duration: time.Since(begin)}) }
 }
+
+// check tells how long one check of a target took, when it is complete.
+func (w *eventWriter) check(t target, what inspect.Check) (done func(cached bool)) {
+	begin := time.Now()
+	return func(cached bool) {
+		w.tell(inspect.Event{Kind: inspect.Checked, Cell: t.cell, Check: what, Digest: t.digest, Duration: time.Since(begin), Cached: cached})
+	}
+}

@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -25,15 +27,32 @@ import (
 
 // bom is the SBOM of one target and what was counted while it was made.
 type bom struct {
-	content    []byte // CycloneDX 1.6 in JSON
-	packages   int    // components that are packages
-	osPackages int    // of these, packages of an operating system's package manager
-	java       int    // of these, Java archives
-	databases  []string
+	Content    []byte   // CycloneDX 1.6 in JSON
+	Packages   int      // components that are packages
+	OSPackages int      // of these, packages of an operating system's package manager
+	Java       int      // of these, Java archives
+	Databases  []string // of package managers
+}
+
+// catalog makes the SBOM of a target, or takes the one that was made before of the same digest. It
+// states when the image was made, not when it was looked at, so that it is the same in every release.
+func (t target) catalog(ctx context.Context, job inspect.Job, version string) (made bom, cached bool, err error) {
+	key := fmt.Sprintf("sbom syft-%s-%s %s %s %d", version, inspect.Revision, t.cell, t.digest, t.created)
+	if content, there := results(job).Load(key); there && json.Unmarshal(content, &made) == nil {
+		return made, true, nil
+	}
+	if made, err = t.bom(ctx); err != nil {
+		return bom{}, false, err
+	}
+	content, err := json.Marshal(made)
+	if err != nil {
+		return bom{}, false, err
+	}
+	return made, false, results(job).Store(key, content)
 }
 
 // imageBOM catalogs the packages of an image.
-func imageBOM(ctx context.Context, job inspect.Job, cell inspect.Cell) (bom, error) {
+func imageBOM(ctx context.Context, job inspect.Job, cell inspect.Cell, created int64) (bom, error) {
 	view, err := os.MkdirTemp("", "view-")
 	if err != nil {
 		return bom{}, err
@@ -42,15 +61,15 @@ func imageBOM(ctx context.Context, job inspect.Job, cell inspect.Cell) (bom, err
 	if err := newView(job.Layout, view, cell); err != nil {
 		return bom{}, err
 	}
-	return catalog(ctx, job, "oci-dir", view, cell.Cell, cell.Digest)
+	return catalog(ctx, created, "oci-dir", view, cell.Cell, cell.Digest)
 }
 
 // directoryBOM catalogs the packages that the files of a directory declare.
 func directoryBOM(ctx context.Context, job inspect.Job, d inspect.Directory, tree digest.Digest) (bom, error) {
-	return catalog(ctx, job, "local-directory", d.Path, d.Cell(), tree)
+	return catalog(ctx, job.Epoch, "local-directory", d.Path, d.Cell(), tree)
 }
 
-func catalog(ctx context.Context, job inspect.Job, kind, path string, cell evidence.Cell, subject digest.Digest) (bom, error) {
+func catalog(ctx context.Context, created int64, kind, path string, cell evidence.Cell, subject digest.Digest) (bom, error) {
 	// Naming the one source matters: with several, Syft ends by pulling from registries.
 	config := syft.DefaultGetSourceConfig().WithSources(kind).
 		WithAlias(source.Alias{Name: cell.Image, Version: subject.String()})
@@ -70,17 +89,17 @@ func catalog(ctx context.Context, job inspect.Job, kind, path string, cell evide
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "looking for package databases in", cell.String())
 	}
-	content, packages, err := encodeBOM(*found, subject, time.Unix(job.Epoch, 0).UTC())
+	content, packages, err := encodeBOM(*found, subject, time.Unix(created, 0).UTC())
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "encoding SBOM of", cell.String())
 	}
-	made := bom{content: content, packages: packages, databases: databases}
+	made := bom{Content: content, Packages: packages, Databases: databases}
 	for p := range found.Artifacts.Packages.Enumerate() {
 		switch p.Type {
 		case pkg.DebPkg, pkg.ApkPkg, pkg.RpmPkg:
-			made.osPackages++
+			made.OSPackages++
 		case pkg.JavaPkg, pkg.JenkinsPluginPkg:
-			made.java++
+			made.Java++
 		}
 	}
 	return made, nil

@@ -31,24 +31,26 @@ import (
 // database is an open vulnerability database. Its zero value is that there is none.
 type database struct {
 	version string
+	digest  digest.Digest
 }
 
 // openDatabase opens the database of a job, if it has one. Trivy keeps it in a global.
 func openDatabase(job inspect.Job) (database, error) {
-	if job.Database == "" {
+	if job.Database.Dir == "" {
 		return database{}, nil
 	}
-	version, err := inspect.CheckDatabase(job.Database, job.Now, job.MaxAge)
+	dir := job.Database.Dir
+	found, err := inspect.OpenDatabase(dir)
 	if err != nil {
 		return database{}, err
 	}
 	if trivydb.SchemaVersion != inspect.Schema {
-		return database{}, fault.New(fault.Refused, "opening vulnerability database", job.Database, "Trivy reads schema %d, we check for %d", trivydb.SchemaVersion, inspect.Schema)
+		return database{}, fault.New(fault.Refused, "opening vulnerability database", dir, "Trivy reads schema %d, we check for %d", trivydb.SchemaVersion, inspect.Schema)
 	}
-	if err := vulndb.Init(job.Database); err != nil {
-		return database{}, fault.Wrap(err, fault.Refused, "opening vulnerability database", job.Database)
+	if err := vulndb.Init(dir); err != nil {
+		return database{}, fault.Wrap(err, fault.Refused, "opening vulnerability database", dir)
 	}
-	return database{version}, nil
+	return database{found.String(), job.Database.Digest}, nil
 }
 
 func (d database) close() error {

@@ -21,7 +21,7 @@ type expected struct {
 	cell     evidence.Cell
 	digest   digest.Digest
 	tools    map[string]string
-	database string // empty: there is none, and nothing can be clean
+	database Database // zero: there is none, and nothing can be clean
 }
 
 // check reads the evidence in dir and returns the report if it is complete and about the target.
@@ -72,8 +72,8 @@ func (e expected) checkReport(r evidence.Report) error {
 		return e.fail(fault.Forged, "its report speaks about %s, want %s", Printable(r.Digest.String()), e.digest)
 	case r.Secrets != evidence.Scanned:
 		return e.fail(fault.Refused, "secrets were not looked for")
-	case r.Database != e.database:
-		return e.fail(fault.Refused, "it was compared with database %q, want %q", Printable(r.Database), e.database)
+	case r.Database != e.database.String() || r.DatabaseDigest != e.database.Digest:
+		return e.fail(fault.Refused, "it was compared with database %q %s, want %q %s", Printable(r.Database), Printable(r.DatabaseDigest.String()), e.database, e.database.Digest)
 	case r.Packages < 0:
 		return e.fail(fault.Forged, "%d packages", r.Packages)
 	}
@@ -95,9 +95,9 @@ func (e expected) checkCoverage(r evidence.Report) error {
 	switch {
 	case r.Vulnerabilities == evidence.NotScanned && r.Reason != "":
 		return nil
-	case r.Vulnerabilities == evidence.Scanned && e.database != "" && r.Reason == "":
+	case r.Vulnerabilities == evidence.Scanned && e.database.Dir != "" && r.Reason == "":
 		return nil
-	case r.Vulnerabilities == evidence.Scanned && e.database == "":
+	case r.Vulnerabilities == evidence.Scanned && e.database.Dir == "":
 		return e.fail(fault.Forged, "its report calls vulnerabilities scanned without a database")
 	}
 	return e.fail(fault.Forged, "its report does not say whether vulnerabilities were scanned, and why not")

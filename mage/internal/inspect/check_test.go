@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -22,13 +23,13 @@ func truth() (expected, evidence.Report, string) {
 		cell:     evidence.Cell{Image: "app", Platform: "linux/amd64"},
 		digest:   subject,
 		tools:    map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision},
-		database: "2 2026-03-01T12:00:00Z",
+		database: Database{Dir: "db", Digest: digest.FromString("database"), Made: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)},
 	}
 	bom := fmt.Sprintf(`{"bomFormat":"CycloneDX","serialNumber":%q,"metadata":{"component":{"version":%q}},"components":[{"type":"library"},{"type":"operating-system"}]}`, SerialNumber(subject), subject)
 	report := evidence.Report{
 		Cell: want.cell, Digest: subject,
 		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated},
-		Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, Database: want.database,
+		Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, Database: want.database.String(), DatabaseDigest: want.database.Digest,
 		Packages: 1, SBOM: digest.FromString(bom), Smoke: []evidence.SmokeResult{},
 		Layers:   []evidence.Layer{{Digest: digest.FromString("layer")}},
 		Findings: []evidence.Finding{{Kind: evidence.Secret, ID: "key", Severity: "HIGH", Path: "a", Line: 1, Layer: digest.FromString("layer")}, {Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "LOW"}},
@@ -78,6 +79,7 @@ func TestF7LyingWorkerIsRefused(t *testing.T) {
 		{"not scanned and no reason", func(r *evidence.Report, _ *string) { r.Vulnerabilities = evidence.NotScanned }},
 		{"scanned and a reason why not", func(r *evidence.Report, _ *string) { r.Reason = "no time" }},
 		{"with another database", func(r *evidence.Report, _ *string) { r.Database = "2 2020-01-01T00:00:00Z" }},
+		{"with other bytes of the database", func(r *evidence.Report, _ *string) { r.DatabaseDigest = digest.FromString("other") }},
 		{"with fewer packages than the SBOM", func(r *evidence.Report, _ *string) { r.Packages = 0 }},
 		{"with negative packages", func(r *evidence.Report, _ *string) { r.Packages = -1 }},
 		{"with another SBOM", func(_ *evidence.Report, bom *string) { *bom += " " }},
@@ -131,7 +133,7 @@ func TestF7MissingEvidenceNamesTheCell(t *testing.T) {
 
 func TestScannedWithoutDatabaseIsForged(t *testing.T) {
 	want, report, bom := truth()
-	want.database, report.Database = "", ""
+	want.database, report.Database, report.DatabaseDigest = Database{}, "", ""
 	if _, err := want.check(writeEvidence(t, report, bom)); !errors.Is(err, fault.Forged) {
 		t.Errorf("got %v, want forged", err)
 	}

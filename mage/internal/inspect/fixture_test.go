@@ -51,6 +51,7 @@ type inspection struct {
 	db     string
 	mu     sync.Mutex
 	events []inspect.Event
+	steps  []inspect.Step
 }
 
 func newInspection(t *testing.T, layout string, cells ...inspect.Cell) *inspection {
@@ -64,12 +65,21 @@ func newInspection(t *testing.T, layout string, cells ...inspect.Cell) *inspecti
 func (i *inspection) run(t *testing.T) ([]evidence.Report, error) {
 	t.Helper()
 	i.events = nil
-	inspector := inspect.New(worker(t), i.cache, i.db, func(e inspect.Event) {
+	var db inspect.Database
+	if i.db != "" {
+		var err error
+		if db, err = inspect.OpenDirectory(i.db); err != nil {
+			return nil, err
+		}
+	}
+	inspector := inspect.New(worker(t), i.cache, db, func(e inspect.Event) {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		i.events = append(i.events, e)
 	})
-	return inspector.Inspect(t.Context(), i.job)
+	reports, err := inspector.Inspect(t.Context(), i.job)
+	i.steps = inspector.Steps()
+	return reports, err
 }
 
 func (i *inspection) mustRun(t *testing.T) []evidence.Report {

@@ -1,10 +1,13 @@
 package inspect
 
 import (
+	"cmp"
 	"context"
 	"debug/buildinfo"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,24 +28,29 @@ func Worker(library string) tool.Program {
 
 // Inspector runs the worker for one job at a time.
 type Inspector struct {
-	worker, cache, db string
-	progress          func(Event)
+	worker, cache string
+	db            Database
+	progress      func(Event)
+
+	mu    sync.Mutex // guards steps: events come from several goroutines
+	steps []Step
 }
 
-// New returns an inspector that starts the program worker, keeps scan results by layer below
-// cache and looks vulnerabilities up in the Trivy database in the directory db; an empty db means
-// that there is none, and every report then says "not scanned". Progress is called from several
-// goroutines but never twice at once; it may be nil.
-func New(worker, cache, db string, progress func(Event)) *Inspector {
+// New returns an inspector that starts the program worker, keeps results by content below cache and
+// looks vulnerabilities up in a database; a zero db means that there is none, and every report then
+// says "not scanned". Progress is called from several goroutines but never twice at once; it may be nil.
+func New(worker, cache string, db Database, progress func(Event)) *Inspector {
 	if progress == nil {
 		progress = func(Event) {}
 	}
-	return &Inspector{worker: worker, cache: cache, db: db, progress: progress}
+	i := &Inspector{worker: worker, cache: cache, db: db}
+	i.progress = func(e Event) { i.note(e); progress(e) }
+	return i
 }
 
 // Inspect makes the evidence of every cell and directory of a job and returns their reports, in
-// the order of [Job.Targets]. Evidence that is there, sound, and about the same digest, made by
-// the same tools with the same database, is not made again.
+// the order of [Job.Targets]. Evidence that is there, or was made before of the same digest by the
+// same tools with the same database, is not made again, and where all is, no worker is started.
 func (i *Inspector) Inspect(ctx context.Context, job Job) ([]evidence.Report, error) {
 	job.Cache, job.Database = i.cache, i.db
 	if err := job.Validate(); err != nil {
@@ -52,7 +60,8 @@ func (i *Inspector) Inspect(ctx context.Context, job Job) ([]evidence.Report, er
 	if err != nil {
 		return nil, err
 	}
-	if open := i.unfinished(job, want); len(open.Targets()) > 0 {
+	results := i.results(job)
+	if open := i.unfinished(job, want, results); len(open.Targets()) > 0 {
 		if err := i.work(ctx, open); err != nil {
 			return nil, err
 		}
@@ -63,9 +72,32 @@ func (i *Inspector) Inspect(ctx context.Context, job Job) ([]evidence.Report, er
 		if err != nil {
 			return nil, err
 		}
+		if err := w.keep(results, job); err != nil {
+			return nil, err
+		}
 		reports = append(reports, report)
 	}
-	return reports, nil
+	return reports, results.Trim()
+}
+
+// Steps returns what the last inspection did: every check of every target.
+func (i *Inspector) Steps() []Step {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.SortedStableFunc(slices.Values(i.steps), func(a, b Step) int { return cmp.Compare(a.Cell.String(), b.Cell.String()) })
+}
+
+func (i *Inspector) note(e Event) {
+	if e.Kind != Checked {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.steps = append(i.steps, Step{e.Cell, e.Check, e.Digest, e.Duration, e.Cached})
+}
+
+func (i *Inspector) results(job Job) Results {
+	return Results{Dir: filepath.Join(i.cache, "results"), Now: job.Now}
 }
 
 // expect says what the report of each target must state, from what this process knows itself.
@@ -74,33 +106,34 @@ func (i *Inspector) expect(job Job) ([]expected, error) {
 	if err != nil {
 		return nil, err
 	}
-	database := ""
-	if job.Database != "" {
-		if database, err = CheckDatabase(job.Database, job.Now, job.MaxAge); err != nil {
-			return nil, err
-		}
+	if err := job.Database.CheckAge(job.Now, job.MaxAge); err != nil {
+		return nil, err
 	}
 	var want []expected
 	for _, c := range job.Cells {
-		want = append(want, expected{cell: c.Cell, digest: c.Digest, tools: tools, database: database})
+		want = append(want, expected{cell: c.Cell, digest: c.Digest, tools: tools, database: job.Database})
 	}
 	for _, d := range job.Directories {
 		tree, err := TreeDigest(d.Path)
 		if err != nil {
 			return nil, err
 		}
-		want = append(want, expected{cell: d.Cell(), digest: tree, tools: tools, database: database})
+		want = append(want, expected{cell: d.Cell(), digest: tree, tools: tools, database: job.Database})
 	}
 	return want, nil
 }
 
 // unfinished returns the job without the targets whose evidence is there and holds.
-func (i *Inspector) unfinished(job Job, want []expected) Job {
+func (i *Inspector) unfinished(job Job, want []expected, results Results) Job {
 	done := map[evidence.Cell]bool{}
 	for _, w := range want {
-		if _, err := w.check(job.Dir(w.cell)); err == nil {
-			done[w.cell] = true
-			i.progress(Event{Kind: Reused, Cell: w.cell})
+		if _, err := w.check(job.Dir(w.cell)); err != nil && !w.restore(results, job) {
+			continue
+		}
+		done[w.cell] = true
+		i.progress(Event{Kind: Reused, Cell: w.cell})
+		for _, check := range Checks() {
+			i.progress(Event{Kind: Checked, Cell: w.cell, Check: check, Digest: w.digest, Cached: true})
 		}
 	}
 	open := job
@@ -120,6 +153,9 @@ func (i *Inspector) unfinished(job Job, want []expected) Job {
 
 // work runs the worker on a job, alone on its cache, with a scratch directory of its own.
 func (i *Inspector) work(ctx context.Context, job Job) error {
+	if err := job.Database.intact(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(i.cache, 0o700); err != nil {
 		return fault.Wrap(err, fault.Environment, "creating", i.cache)
 	}

@@ -77,7 +77,7 @@ func (d Directory) Cell() evidence.Cell {
 
 // Job is one inspection, complete: the worker reads nothing else, no environment and no clock.
 //
-// Cache, Database and Isolation are filled by the Inspector.
+// Cache, Database and Isolation are filled by the [Inspector].
 type Job struct {
 	Layout      string        `json:"layout"` // an OCI image layout that holds all cells
 	Cells       []Cell        `json:"cells"`
@@ -88,7 +88,7 @@ type Job struct {
 	MaxAge      time.Duration `json:"maxAge,omitempty"`    // oldest acceptable database; zero accepts any
 	Parallel    int           `json:"parallel,omitempty"`  // targets scanned at once; zero means one per processor
 	Cache       string        `json:"cache"`               // results by layer
-	Database    string        `json:"database,omitempty"`  // directory of trivy.db and metadata.json; empty means there is none
+	Database    Database      `json:"database,omitzero"`   // zero means there is none
 	Isolation   string        `json:"isolation,omitempty"` // why there is no network namespace
 }
 
@@ -99,6 +99,7 @@ type EventKind string
 const (
 	Started EventKind = "started" // a target or a layer is being scanned
 	Done    EventKind = "done"    // it was; Duration says how long it took
+	Checked EventKind = "checked" // one Check of a target is complete: Digest, Duration, Cached
 	Reused  EventKind = "reused"  // its evidence was there already and still holds
 	Failed  EventKind = "failed"  // the inspection ends here; Message says why
 	Log     EventKind = "log"     // a line the worker printed, made printable
@@ -111,6 +112,32 @@ type Event struct {
 	Layer    digest.Digest `json:"layer,omitempty"`
 	Duration time.Duration `json:"duration,omitempty"` // nanoseconds in JSON
 	Message  string        `json:"message,omitempty"`
+	Check    Check         `json:"check,omitempty"`
+	Digest   digest.Digest `json:"digest,omitempty"` // what was checked
+	Cached   bool          `json:"cached,omitempty"` // nothing was looked at: the result was there
+}
+
+// Check is one look at a target.
+type Check string
+
+// The checks of every target, in the order they are told.
+const (
+	CheckSBOM            Check = "sbom"
+	CheckSecrets         Check = "secrets"
+	CheckVulnerabilities Check = "vulnerabilities"
+)
+
+// Checks are all checks that a target gets.
+func Checks() []Check { return []Check{CheckSBOM, CheckSecrets, CheckVulnerabilities} }
+
+// Step is one check of one target as a run made it. Durations belong to the run: a report, which is
+// attested, holds no clock time. A layer's time counts for the first target that has it.
+type Step struct {
+	Cell     evidence.Cell `json:"cell"`
+	Check    Check         `json:"check"`
+	Digest   digest.Digest `json:"digest"`
+	Duration time.Duration `json:"duration"` // nanoseconds in JSON
+	Cached   bool          `json:"cached"`
 }
 
 // DecodeJob reads a job strictly and validates it.

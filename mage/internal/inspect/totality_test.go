@@ -127,13 +127,35 @@ func TestLayersAreScannedOnceAndEvidenceIsReused(t *testing.T) {
 	spoilFile(t, path, func(content []byte) []byte {
 		return bytes.Replace(content, []byte(`"packages": 3`), []byte(`"packages": 4`), 1)
 	})
+	if b := toJSON(t, run.mustRun(t)); !bytes.Equal(toJSON(t, first), b) {
+		t.Errorf("after a report was changed, it is not as it was:\n%s", b)
+	}
+	if scanned, layers := run.count(inspect.Done); scanned+layers != 0 {
+		t.Errorf("after a report was changed: %d cells and %d layers scanned, want none: what was kept holds", scanned, layers)
+	}
+
+	for _, s := range run.steps {
+		if !s.Cached || s.Digest != digestOf(cells, s.Cell) {
+			t.Errorf("%s of %s says that it looked anew, or at something else: %+v", s.Check, s.Cell, s)
+		}
+	}
+
+	run.job.Out = t.TempDir() // another commit's directory, whose images are the same
 	run.mustRun(t)
-	if scanned, layers := run.count(inspect.Done); scanned != 1 || layers != 0 {
-		t.Errorf("after a report was changed: %d cells and %d layers scanned, want 1 and 0", scanned, layers)
+	if scanned, layers := run.count(inspect.Done); scanned+layers != 0 {
+		t.Errorf("for another commit: %d cells and %d layers scanned, want none", scanned, layers)
 	}
 
 	run.db = newDatabase(t, "debian 12", current())
 	reports := run.mustRun(t)
+	for _, s := range run.steps {
+		if looked := s.Check == inspect.CheckVulnerabilities; s.Cached == looked {
+			t.Errorf("with a database, %s of %s was taken from before: %v", s.Check, s.Cell, s.Cached)
+		}
+	}
+	if len(run.steps) != len(cells)*len(inspect.Checks()) {
+		t.Errorf("%d steps for %d cells", len(run.steps), len(cells))
+	}
 	if scanned, layers := run.count(inspect.Done); scanned != 3 || layers != 0 {
 		t.Errorf("with a database: %d cells and %d layers scanned, want 3 and 0", scanned, layers)
 	}
@@ -188,6 +210,15 @@ func TestPackagesOfThisMachine(t *testing.T) {
 			t.Errorf("the SBOM has %s, dpkg has not", name)
 		}
 	}
+}
+
+func digestOf(cells []inspect.Cell, of evidence.Cell) digest.Digest {
+	for _, c := range cells {
+		if c.Cell == of {
+			return c.Digest
+		}
+	}
+	return ""
 }
 
 func toJSON(t *testing.T, v any) []byte {

@@ -20,7 +20,7 @@ func runScript(ctx context.Context, t *testing.T, script string, progress func(E
 	if err := os.WriteFile(path, []byte("#!/bin/sh\nPATH=/usr/bin:/bin\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return New(path, scratch, "", progress).runWorker(ctx, Job{Layout: "layout"}, scratch)
+	return New(path, scratch, Database{}, progress).runWorker(ctx, Job{Layout: "layout"}, scratch)
 }
 
 // scriptLog returns what a script writes, line by line.
