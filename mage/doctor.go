@@ -1,19 +1,23 @@
 package mage
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/mod/semver"
 
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/buildkit"
 	"github.com/containai/containai/mage/internal/ghcr"
 	"github.com/containai/containai/mage/internal/inspect"
+	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/internal/tool"
 )
@@ -43,7 +47,7 @@ func doctor() command {
 		}
 		all := []diagnosis{
 			w.diagnoseGo(), w.diagnoseBuilder(ctx), w.diagnoseDisk(), w.diagnoseClock(ctx), w.diagnoseLogin(ctx),
-			w.diagnosePackages(ctx), w.diagnoseIdentity(readAuthorities()), w.diagnoseDatabase(), w.diagnoseLedger(ctx),
+			w.diagnosePackages(ctx), w.diagnoseRole(), w.diagnoseIdentity(ctx, readAuthorities()), w.diagnoseDatabase(), w.diagnoseLedger(ctx),
 		}
 		w.progress.settle()
 		if err := w.print(all, func() string { return doctorText(all) }); err != nil {
@@ -75,7 +79,7 @@ func doctorText(all []diagnosis) string {
 
 // broken is the diagnosis of an error.
 func broken(what string, h health, err error) diagnosis {
-	return diagnosis{What: what, Health: h, Found: err.Error(), Fix: fault.HintOf(err)}
+	return diagnosis{What: what, Health: h, Found: err.Error(), Fix: cmp.Or(fault.HintOf(err), "run it again; if it stays so, ask whoever runs what is named here")}
 }
 
 // minGo is what go.mod asks for.
@@ -159,13 +163,49 @@ func (w *workshop) diagnoseLogin(ctx context.Context) diagnosis {
 	case secret == "" && w.client.Base().Loopback():
 		return diagnosis{What: "login", Health: well, Found: "none for " + host + ", which is on this machine"}
 	case secret == "":
-		return diagnosis{What: "login", Health: ill, Found: "none for " + host, Fix: "docker login " + host + " with a classic token of the scopes write:packages and, to prune, delete:packages"}
+		return diagnosis{What: "login", Health: ill, Found: "none for " + host, Fix: classicToken(host)}
+	case w.onGitHub():
+		return w.diagnoseScopes(ctx, secret)
 	}
 	return diagnosis{What: "login", Health: well, Found: "for " + host}
 }
 
+func classicToken(host string) string {
+	return "docker login " + host + " with a classic token of the scopes write:packages and, to prune, delete:packages"
+}
+
+// diagnoseScopes says what a token may do at GitHub, whose packages take no fine-grained one.
+func (w *workshop) diagnoseScopes(ctx context.Context, secret string) diagnosis {
+	d := diagnosis{What: "login", Health: well}
+	host := w.client.Base().Host
+	if strings.HasPrefix(secret, "github_pat_") {
+		d.Health, d.Found, d.Fix = ill, "a fine-grained token, which GitHub's packages do not take", classicToken(host)
+		return d
+	}
+	github, err := w.github()
+	if err != nil {
+		return broken("login", ill, err)
+	}
+	scopes, told, err := github.Scopes(ctx)
+	switch {
+	case err != nil:
+		return broken("login", ill, err)
+	case !told:
+		d.Found = "for " + host + ", with a token whose scopes GitHub does not tell: a workflow needs permissions: packages: write"
+		return d
+	}
+	d.Found = "for " + host + ", with the scopes " + strings.Join(scopes, ", ")
+	switch {
+	case !slices.Contains(scopes, "write:packages"):
+		d.Health, d.Fix = ill, "it may not push: "+classicToken(host)
+	case !slices.Contains(scopes, "delete:packages"):
+		d.Health, d.Fix = weak, "it may not prune: add the scope delete:packages to the token"
+	}
+	return d
+}
+
 // diagnosePackages asks GitHub for each package: whether it is there, for us, and belongs to the
-// source's repository. Whether we have the role Admin no API tells: a prune that lacks it says so.
+// source's repository.
 func (w *workshop) diagnosePackages(ctx context.Context) diagnosis {
 	d := diagnosis{What: "packages", Health: well, Found: "the registry has no packages of GitHub's"}
 	github, err := w.github()
@@ -190,10 +230,21 @@ func (w *workshop) diagnosePackages(ctx context.Context) diagnosis {
 	}
 	d.Found = fmt.Sprintf("%d of %d are there and linked to %s", len(w.fam.Members())-len(absent)-len(loose), len(w.fam.Members()), w.fam.Source)
 	if len(loose) > 0 {
-		d.Health, d.Fix = weak, fmt.Sprintf("link %s: package settings, Connect repository; then give it the role Admin there", strings.Join(loose, ", "))
+		d.Health, d.Fix = weak, fmt.Sprintf("link %s: package settings, Connect repository", strings.Join(loose, ", "))
 	} else if len(absent) > 0 {
 		d.Health, d.Fix = weak, "the first release makes the others; if they exist, this login may not see them: mage ops:visibility"
 	}
+	return d
+}
+
+// diagnoseRole tells what no API does: deleting needs the role Admin of each package.
+func (w *workshop) diagnoseRole() diagnosis {
+	d := diagnosis{What: "role", Health: well, Found: "the registry has no roles of GitHub's"}
+	if !w.onGitHub() {
+		return d
+	}
+	d.Health, d.Found = weak, "whether this login is Admin of the packages, as prune needs, no API tells"
+	d.Fix = "see each package's settings, Manage Actions access and Manage access; a prune that lacks it stops at its first deletion"
 	return d
 }
 
@@ -205,18 +256,24 @@ func (w *workshop) packageOf(ctx context.Context, github *ghcr.Client, member st
 	return github.Shelf(member, repo).Package(ctx)
 }
 
-func (w *workshop) diagnoseIdentity(a authorities) diagnosis {
+// diagnoseIdentity asks for a token as signing will, and forgets it.
+func (w *workshop) diagnoseIdentity(ctx context.Context, a authorities) diagnosis {
 	d := diagnosis{What: "identity", Health: well}
 	switch {
-	case a.key != "":
+	case w.fam.Trust.Instance == family.Key && a.key != "":
 		d.Found = "signs with the key in " + a.key
+	case w.fam.Trust.Instance == family.Key:
+		d.Health, d.Found, d.Fix = ill, "the family trusts a key, and none is here", "set CONTAINAI_SIGNING_KEY to the file of the private key"
 	case a.local(w.fam.Trust, w.loopback()):
 		d.Found = "signs with the local Sigstore, as this machine"
-	case a.tokenURL != "":
-		d.Found = "signs as this workflow, by GitHub's OIDC tokens"
+	case a.tokenURL == "" || a.token == "":
+		d.Health, d.Found = ill, "nobody signs here: there are no OIDC tokens"
+		d.Fix = "release from GitHub Actions, in a job with permissions: id-token: write"
 	default:
-		d.Health, d.Found = ill, "nobody signs here: there are no OIDC tokens and no key"
-		d.Fix = "release from a workflow with permissions: id-token: write, or set CONTAINAI_SIGNING_KEY if the family trusts a key"
+		d.Found = "signs as this workflow, by GitHub's OIDC tokens"
+		if _, err := sigstore.ActionsToken(a.tokenURL, a.token)(ctx); err != nil {
+			d = broken("identity", ill, err)
+		}
 	}
 	return d
 }

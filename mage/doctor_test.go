@@ -1,11 +1,15 @@
 package mage
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/graph"
@@ -76,19 +80,81 @@ func TestDoctorLooksForPackagesThatAreNotLinked(t *testing.T) {
 	}
 }
 
-func TestDoctorSaysWhoWouldSign(t *testing.T) {
-	public := family.Policy{Instance: "public"}
-	for name, test := range map[string]struct {
-		a    authorities
+// loggedIn is a workshop at the model, with a login whose secret is one of its tokens, or not.
+func loggedIn(t *testing.T, secret string) *workshop {
+	t.Helper()
+	github := rehearsal.New(rehearsal.Options{Tokens: []rehearsal.Token{
+		{Secret: "all", Login: "octocat", Scopes: []string{"write:packages", "delete:packages"}},
+		{Secret: "writer", Login: "octocat", Scopes: []string{"write:packages"}},
+		{Secret: "reader", Login: "octocat", Scopes: []string{"read:packages"}},
+		{Secret: "job", Login: "github-actions[bot]", Repository: "acme/family", Scopes: []string{"write:packages"}},
+	}})
+	w := patient(t, github, environment{}, family.Policy{})
+	client, err := registry.New(w.client.Base().String(), registry.Options{Pause: time.Microsecond, Credential: func(context.Context, string) (auth.Credential, error) {
+		return auth.Credential{Username: "octocat", Password: secret}, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.client = client
+	return w
+}
+
+func TestDoctorReadsWhatTheTokenMayDo(t *testing.T) {
+	for secret, test := range map[string]struct {
 		want health
+		says string
 	}{
-		"a key":                               {authorities{key: "key.pem", root: "r"}, well},
-		"a workflow":                          {authorities{tokenURL: "https://example.com", root: "r"}, well},
-		"this machine, for its own registry":  {authorities{}, well},
-		"nobody, where another root is named": {authorities{root: "r"}, ill},
+		"all":              {well, "delete:packages"},
+		"writer":           {weak, "may not prune"},
+		"reader":           {ill, "may not push"},
+		"job":              {well, "packages: write"},
+		"revoked":          {ill, "Bad credentials"},
+		"github_pat_12345": {ill, "fine-grained"},
 	} {
-		w := patient(t, rehearsal.New(rehearsal.Options{}), environment{}, public)
-		if d := w.diagnoseIdentity(test.a); d.Health != test.want || (d.Fix == "") != (test.want == well) {
+		d := loggedIn(t, secret).diagnoseLogin(t.Context())
+		if d.Health != test.want || (d.Fix == "") != (test.want == well) || !strings.Contains(d.Found+d.Fix, test.says) || strings.Contains(d.Found+d.Fix, secret) && len(secret) > 6 {
+			t.Errorf("%s: %+v, want %s with %q", secret, d, test.want, test.says)
+		}
+	}
+}
+
+// No API tells the role: it is never said to be well where it matters.
+func TestDoctorNamesTheRoleThatDeletingNeeds(t *testing.T) {
+	if d := loggedIn(t, "all").diagnoseRole(); d.Health != weak || !strings.Contains(d.Fix, "Manage Actions access") {
+		t.Errorf("at GitHub: %+v", d)
+	}
+	if d := patient(t, rehearsal.New(rehearsal.Options{}), environment{github: "https://api.github.com"}, family.Policy{}).diagnoseRole(); d.Health != well {
+		t.Errorf("elsewhere: %+v", d)
+	}
+}
+
+func TestDoctorSaysWhoWouldSign(t *testing.T) {
+	issuer := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") != "bearer good" || req.URL.Query().Get("audience") != "sigstore" {
+			rw.WriteHeader(http.StatusForbidden)
+			return
+		}
+		io.WriteString(rw, `{"value":"a.token.of-it"}`)
+	}))
+	defer issuer.Close()
+	public, key := family.Policy{Instance: "public"}, family.Policy{Instance: family.Key}
+	for name, test := range map[string]struct {
+		policy family.Policy
+		a      authorities
+		want   health
+	}{
+		"a key":                                   {key, authorities{key: "key.pem", root: "r"}, well},
+		"a family of a key without one":           {key, authorities{root: "r"}, ill},
+		"a key, though the family trusts none":    {public, authorities{key: "key.pem", root: "r"}, ill},
+		"a workflow":                              {public, authorities{tokenURL: issuer.URL + "/?x=1", token: "good", root: "r"}, well},
+		"a workflow without id-token: write":      {public, authorities{tokenURL: issuer.URL + "/?x=1", token: "bad", root: "r"}, ill},
+		"a workflow whose issuer does not answer": {public, authorities{tokenURL: "http://127.0.0.1:1/?x=1", token: "good", root: "r"}, ill},
+		"this machine, for its own registry":      {public, authorities{}, well},
+		"nobody, where another root is named":     {public, authorities{root: "r"}, ill},
+	} {
+		w := patient(t, rehearsal.New(rehearsal.Options{}), environment{}, test.policy)
+		if d := w.diagnoseIdentity(t.Context(), test.a); d.Health != test.want || (d.Fix == "") != (test.want == well) || strings.Contains(d.Found, "of-it") {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
@@ -122,7 +188,7 @@ func TestDoctorKnowsTheDiskTheLoginAndTheDatabase(t *testing.T) {
 // What it says fits on one screen, and says in words what colour would.
 func TestDoctorEndsInOneScreen(t *testing.T) {
 	var all []diagnosis
-	for range 9 {
+	for range 10 {
 		all = append(all, diagnosis{"what", ill, "found", "fix"})
 	}
 	text := doctorText(all)

@@ -44,6 +44,9 @@ func (g *GitHub) limited(w http.ResponseWriter, r *http.Request, next func(http.
 		decline(w, g.options.RateStatus, "API rate limit exceeded. Check the documentation for more details.")
 		return
 	}
+	if token != nil && token.Repository == "" { // a person's classic token is told what it may do
+		w.Header().Set("X-OAuth-Scopes", strings.Join(token.Scopes, ", "))
+	}
 	by := caller{token, g.open()}
 	a := catch(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next(w, r, by) }), r)
 	a.send(w) // with no lock held, however slowly the client reads

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -70,6 +71,26 @@ type Package struct {
 func (s *Shelf) Package(ctx context.Context) (Package, bool, error) {
 	p, _, found, err := s.read(ctx)
 	return p, found, err
+}
+
+// Scopes returns what GitHub says this client's token may do, and false where it does not say: it
+// does for a person's classic token alone. A token that GitHub does not know is an error.
+// https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/scopes-for-oauth-apps
+func (c *Client) Scopes(ctx context.Context) (scopes []string, told bool, err error) {
+	a, err := c.call(ctx, http.MethodGet, "/orgs/"+url.PathEscape(c.owner)+"/packages?package_type=container&per_page=1")
+	if err != nil {
+		return nil, false, err
+	}
+	if a.status == http.StatusUnauthorized {
+		return nil, false, a.fault("reading the token's scopes for", c.owner)
+	}
+	values, told := a.header[http.CanonicalHeaderKey("X-OAuth-Scopes")]
+	for scope := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		if scope = strings.TrimSpace(scope); scope != "" {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes, told, nil
 }
 
 // read finds the package below an organisation or a user, and GitHub's time.
