@@ -39,7 +39,7 @@ func fsck(repair bool) command {
 		}
 		found.Ailments = append(found.Ailments, served...)
 		if repair {
-			found.Repaired, err = w.repair(ctx, found.Ailments)
+			found.Repaired, err = pipeline.Repair(ctx, found.Ailments, w.progress)
 		}
 		w.progress.settle()
 		if printing := w.print(found, func() string { return checkupText(found) }); err == nil {
@@ -52,30 +52,6 @@ func fsck(repair bool) command {
 		return fault.New(fault.Unverified, "checking", w.public, "%d of %d things that are promised are not so", left, len(found.Ailments)).
 			WithHint("the table says what cures each; mage ops:fsck -repair does what can be done here")
 	}
-}
-
-// repair cures what can be cured, and returns the places. What cannot be does not stop the others; the
-// error is the first.
-func (w *workshop) repair(ctx context.Context, ailments []pipeline.Ailment) ([]string, error) {
-	repaired := []string{}
-	var first error
-	for _, a := range ailments {
-		if !a.Repairable() {
-			continue
-		}
-		err := fault.Wrap(a.Repair(ctx), fault.Unverified, "repairing", a.At)
-		switch {
-		case ctx.Err() != nil:
-			return repaired, err
-		case err == nil:
-			repaired = append(repaired, a.At)
-			continue
-		case first == nil:
-			first = err
-		}
-		w.progress.Note("fsck", a.At, err.Error())
-	}
-	return repaired, first
 }
 
 func checkupText(c checkup) string {

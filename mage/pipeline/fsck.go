@@ -184,3 +184,27 @@ func (a Ailment) Repair(ctx context.Context) error {
 	}
 	return a.repair(ctx)
 }
+
+// Repair cures what can be cured, and returns the places. What cannot be does not stop the others; the
+// error is the first.
+func Repair(ctx context.Context, ailments []Ailment, p Progress) ([]string, error) {
+	repaired := []string{}
+	var first error
+	for _, a := range ailments {
+		if !a.Repairable() {
+			continue
+		}
+		err := fault.Wrap(a.Repair(ctx), fault.Unverified, "repairing", a.At)
+		switch {
+		case ctx.Err() != nil:
+			return repaired, err
+		case err == nil:
+			repaired = append(repaired, a.At)
+			continue
+		case first == nil:
+			first = err
+		}
+		p.Note("fsck", a.At, err.Error())
+	}
+	return repaired, first
+}

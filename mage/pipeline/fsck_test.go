@@ -3,8 +3,11 @@ package pipeline_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/retention"
@@ -84,18 +88,8 @@ func TestFsckRestoresAnIndexWithItsChildren(t *testing.T) {
 		y.must(err)
 		children, err := graph.Children(t.Context(), y.shelf("app"), n)
 		y.must(err)
-		k := y.keeper()
-		f, err := k.Scan(t.Context())
-		y.must(err)
 		for _, d := range []graph.Node{n, children[0]} { // as a prune does
-			i := slices.IndexFunc(f.Items, func(it graph.Item) bool { return it.At.Digest == d.Digest })
-			e := retention.NewEntry("run", strings.Replace(f.Items[i].At.String(), y.host(), "yard", 1), f.Items[i], f.Now)
-			_, content, _, err := k.Shelves["app"].Manifest(t.Context(), d.Digest)
-			y.must(err)
-			y.must(k.Journal.Keep(content))
-			e.Outcome, _, err = k.Shelves["app"].Delete(t.Context(), f.Items[i])
-			y.must(err)
-			y.must(k.Journal.Append(e))
+			y.lose("app", d)
 		}
 		x := y.examine()
 		if len(x.Ailments) == 0 {
@@ -110,6 +104,50 @@ func TestFsckRestoresAnIndexWithItsChildren(t *testing.T) {
 			t.Errorf("after the repair: %+v", x.Ailments)
 		}
 		y.whole(3)
+	})
+}
+
+// lose takes a manifest away as a prune does, and returns its entry in the journal.
+func (y *yard) lose(member string, n graph.Node) retention.Entry {
+	y.t.Helper()
+	k := y.keeper()
+	f, err := k.Scan(y.t.Context())
+	y.must(err)
+	i := slices.IndexFunc(f.Items, func(it graph.Item) bool { return it.At.Digest == n.Digest })
+	e := retention.NewEntry("run", strings.Replace(f.Items[i].At.String(), y.host(), "yard", 1), f.Items[i], f.Now)
+	_, content, _, err := k.Shelves[member].Manifest(y.t.Context(), n.Digest)
+	y.must(err)
+	y.must(k.Journal.Keep(content))
+	e.Outcome, _, err = k.Shelves[member].Delete(y.t.Context(), f.Items[i])
+	y.must(err)
+	y.must(k.Journal.Append(e))
+	return e
+}
+
+// What cannot be cured, as its trash or its number is gone, does not stop the rest, and is told.
+func TestFsckGoesOnAfterARepairThatFails(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		images := y.candidate(3).Record.Images
+		app, base := images["app"].Platforms["linux/amd64"], images["base"].Platforms["linux/amd64"]
+		lost := y.lose("app", app)
+		y.lose("base", base)
+		if y.github != nil {
+			lost.ID += 1_000_000
+			y.must(y.keeper().Journal.Append(lost))
+		} else {
+			y.must(os.Remove(filepath.Join(y.state.Dir(), "retention", "trash", app.Digest.Encoded())))
+		}
+		x := y.examine()
+		if len(x.Ailments) != 2 || !strings.Contains(x.Ailments[0].At, "/app@") {
+			t.Fatalf("it found %+v", x.Ailments)
+		}
+		repaired, err := pipeline.Repair(t.Context(), x.Ailments, silence{})
+		if !errors.Is(err, fault.Unverified) || !strings.Contains(err.Error(), app.Digest.String()) {
+			t.Errorf("Repair() = %v", err)
+		}
+		if len(repaired) != 1 || !strings.Contains(repaired[0], "/base@"+base.Digest.String()) || !y.has("base", base.Digest.String()) {
+			t.Errorf("repaired: %v", repaired)
+		}
 	})
 }
 
