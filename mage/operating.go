@@ -261,41 +261,50 @@ func dispatch(in intent) string {
 // maxPlan bounds a saved plan, in bytes.
 const maxPlan = 16 << 20
 
-func savePlan(path string, c pipeline.Change) error {
-	content, err := json.MarshalIndent(c, "", "  ")
+// savedPlan is what -out wrote: a change of channels, or a prune.
+type savedPlan struct {
+	pipeline.Change
+	Prune *savedPrune `json:"prune,omitempty"`
+}
+
+func savePlan(path string, plan any) error {
+	content, err := json.MarshalIndent(plan, "", "  ")
 	if err != nil {
 		return err
 	}
 	return writeFile(path, bytes.NewReader(append(content, '\n')))
 }
 
-func loadPlan(path string) (pipeline.Change, error) {
+func loadPlan(path string) (savedPlan, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return pipeline.Change{}, fault.Wrap(err, fault.Invalid, "reading plan", path)
+		return savedPlan{}, fault.Wrap(err, fault.Invalid, "reading plan", path)
 	}
 	defer f.Close()
 	dec := json.NewDecoder(io.LimitReader(f, maxPlan))
 	dec.DisallowUnknownFields()
-	var c pipeline.Change
-	if err := dec.Decode(&c); err != nil {
-		return pipeline.Change{}, &fault.Error{Op: "reading plan", Subject: path, Kind: fault.Invalid, Err: err, Hint: "only what -out wrote is a plan"}
+	var p savedPlan
+	if err := dec.Decode(&p); err != nil {
+		return savedPlan{}, &fault.Error{Op: "reading plan", Subject: path, Kind: fault.Invalid, Err: err, Hint: "only what -out wrote is a plan"}
 	}
-	return c, nil
+	return p, nil
 }
 
 // applyPlan does what a saved plan says.
 func applyPlan(path string) command {
 	return func(ctx context.Context, s *session) error {
-		change, err := loadPlan(path)
+		saved, err := loadPlan(path)
 		if err != nil {
 			return err
+		}
+		if saved.Prune != nil {
+			return prune(pruning{allow: saved.Prune.Allow, apply: true, saved: saved.Prune})(ctx, s)
 		}
 		w, p, _, err := s.openPipeline(ctx, true)
 		if err != nil {
 			return err
 		}
-		return w.carryOut(ctx, intent{apply: true, command: "mage ops:apply"}, change, p.ApplySaved)
+		return w.carryOut(ctx, intent{apply: true, command: "mage ops:apply"}, saved.Change, p.ApplySaved)
 	}
 }
 

@@ -97,25 +97,47 @@ func (w *workshop) manifests(_ context.Context, repo ref.Repo) (map[digest.Diges
 	return w.state.Manifests(repo.Path)
 }
 
-// pruning is what ops:prune prints with -json.
+// pruning is what somebody asks of ops:prune, or of ops:apply with what it saved.
 type pruning struct {
+	allow string
+	apply bool
+	out   string      // file that keeps the plan
+	saved *savedPrune // the plan that was read; nil: whatever is planned now
+}
+
+// savedPrune is a plan in a file: what goes, and which refusals were lifted.
+type savedPrune struct {
+	Host  string           `json:"host"` // as the journal calls it
+	Base  string           `json:"base"` // below which its places are
+	Allow string           `json:"allow,omitempty"`
+	Goes  retention.Leaves `json:"goes"`
+}
+
+// again is the command line that asks for the same.
+func (p pruning) again() string {
+	if p.allow == "" {
+		return "mage ops:prune -apply"
+	}
+	return "mage ops:prune -allow=" + shellQuote(p.allow) + " -apply"
+}
+
+// pruned is what ops:prune prints with -json.
+type pruned struct {
 	retention.Plan
 	Applied bool              `json:"applied"`
 	Done    []retention.Entry `json:"done"`
 	Freed   int64             `json:"freed,omitempty"` // bytes of blobs that were collected; only the embedded registry tells
 }
 
-// prune prints what would go and why everything else stays, and with -apply deletes it.
-func prune(allowed string, apply bool) command {
+// prune prints what would go and why everything else stays, keeps the plan in a file if asked, and with
+// -apply deletes it.
+func prune(in pruning) command {
 	return func(ctx context.Context, s *session) error {
-		allow, err := readAllow(allowed)
+		allow, err := readAllow(in.allow)
 		if err != nil {
 			return err
 		}
 		w, k, err := s.openKeeper(ctx)
-		if err == nil {
-			err = w.mayWrite(apply)
-		}
 		if err != nil {
 			return err
 		}
@@ -123,8 +145,11 @@ func prune(allowed string, apply bool) command {
 		if err != nil {
 			return err
 		}
-		out := pruning{Plan: plan, Done: []retention.Entry{}}
-		if apply && plan.Refusal() == nil {
+		if err := in.keep(k, plan); err != nil {
+			return err
+		}
+		out := pruned{Plan: plan, Done: []retention.Entry{}}
+		if in.apply && plan.Refusal() == nil {
 			w.progress.settle()
 			w.say(pruneText(plan))
 			out.Applied = true
@@ -133,11 +158,7 @@ func prune(allowed string, apply bool) command {
 			}
 		}
 		w.progress.settle()
-		again := "mage ops:prune"
-		if allowed != "" {
-			again += " -allow=" + shellQuote(allowed)
-		}
-		if printing := w.print(out, func() string { return prunedText(out, again) }); err == nil {
+		if printing := w.print(out, func() string { return prunedText(out, in) }); err == nil {
 			err = printing
 		}
 		for _, why := range []error{plan.Refusal(), plan.Incomplete()} {
@@ -147,6 +168,21 @@ func prune(allowed string, apply bool) command {
 		}
 		return err
 	}
+}
+
+// keep writes a plan into the file that was asked for, and refuses one that is not what was saved.
+func (in pruning) keep(k *pipeline.Keeper, plan retention.Plan) error {
+	now := savedPrune{Host: k.Host, Base: k.Base.String(), Allow: in.allow, Goes: plan.Leaves(k.Base.String())}
+	if in.out != "" {
+		return savePlan(in.out, savedPlan{Prune: &now})
+	}
+	if in.saved == nil {
+		return nil
+	}
+	if now.Host != in.saved.Host {
+		return fault.New(fault.Conflict, "applying", in.saved.Base, "the plan is for another registry, this one is %s", now.Base).WithHint("plan again: mage ops:prune -out=FILE")
+	}
+	return in.saved.Goes.Drift(now.Goes)
 }
 
 // undoable is how long the embedded registry keeps the blobs of what was deleted.
@@ -218,14 +254,16 @@ func pruneText(p retention.Plan) string {
 	return b.String()
 }
 
-func prunedText(p pruning, again string) string {
+func prunedText(p pruned, in pruning) string {
 	switch {
 	case len(p.Refused) > 0:
 		return pruneText(p.Plan)
 	case !p.Applied && p.Empty():
 		return pruneText(p.Plan) + "nothing to do\n"
+	case !p.Applied && in.out != "":
+		return pruneText(p.Plan) + "nothing was done; to do exactly this: mage ops:apply " + term.Escape(shellQuote(in.out)) + "\n"
 	case !p.Applied:
-		return pruneText(p.Plan) + "nothing was done; to do it: " + term.Escape(again) + " -apply\n"
+		return pruneText(p.Plan) + "nothing was done; to do it: " + term.Escape(in.again()) + "\n"
 	}
 	count := map[retention.Outcome]int{}
 	var b strings.Builder

@@ -160,8 +160,8 @@ func (Ops) History(ctx context.Context, channel, at *string, json *bool) error {
 }
 
 // Prune deletes what no channel, record, version or tag needs any more, and says why the rest stays. -allow=empty,share lifts refusals.
-func (Ops) Prune(ctx context.Context, allow *string, apply *bool, json *bool) error {
-	return run(ctx, output(json), prune(text(allow), given(apply)))
+func (Ops) Prune(ctx context.Context, allow, out *string, apply *bool, json *bool) error {
+	return run(ctx, output(json), prune(pruning{allow: text(allow), apply: given(apply), out: text(out)}))
 }
 
 // Undelete brings back what ops:prune took: all of it, or -what=RUN, a digest, a tag, a repository.

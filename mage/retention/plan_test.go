@@ -257,6 +257,47 @@ func TestANameOfAReleaseGoesWithItsRecord(t *testing.T) {
 	}
 }
 
+// A plan in a file holds as long as the same things go, at whatever address the registry listens.
+func TestASavedPlanIsOfWhatGoes(t *testing.T) {
+	leaves := func(add func(s *shelf, f *retention.Facts)) retention.Leaves {
+		var s shelf
+		s.release("1")
+		s.put("app", "x", graph.Links{}, "sha-"+strings.Repeat("9", 40))
+		s.put("app", "kept", graph.Links{}, "dev", "sha-"+strings.Repeat("8", 40))
+		f := retention.Facts{Family: policy(), Base: base, Served: []retention.Served{served(2, "1", 30)}, Now: now}
+		if add != nil {
+			add(&s, &f)
+		}
+		f.Items = s
+		return plan(t, f).Leaves(base.String())
+	}
+	saved := leaves(nil)
+	if len(saved) != 2 || strings.Contains(strings.Join(saved, " "), base.Host) {
+		t.Fatalf("what goes is %q", saved)
+	}
+	for name, test := range map[string]struct {
+		add   func(s *shelf, f *retention.Facts)
+		drift string
+	}{
+		"nothing changed":      {nil, ""},
+		"something more stays": {func(s *shelf, f *retention.Facts) { s.put("app", "new", graph.Links{}, "dev") }, ""},
+		"time passed":          {func(s *shelf, f *retention.Facts) { f.Now = f.Now.Add(time.Hour) }, ""},
+		"something more goes":  {func(s *shelf, f *retention.Facts) { s.put("app", "y", graph.Links{}) }, "was not"},
+		"one is needed now": {func(s *shelf, f *retention.Facts) {
+			s.put("app", "i", graph.Links{Children: []graph.Node{child("x")}}, "dev")
+		}, "not any more"},
+		"one has another tag": {func(s *shelf, f *retention.Facts) { (*s)[3].Tags = append((*s)[3].Tags, "pr-7") }, "not any more"},
+		"a name has a record": {func(s *shelf, f *retention.Facts) {
+			s.put("metadata", "r", graph.Links{}, "sha-"+strings.Repeat("8", 40)).Since = now
+		}, "not any more"},
+	} {
+		err := saved.Drift(leaves(test.add))
+		if (err != nil) != (test.drift != "") || err != nil && (!errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), test.drift)) {
+			t.Errorf("%s: Drift() = %v, want %q", name, err, test.drift)
+		}
+	}
+}
+
 // A prune that was killed leaves what it moved tags to: nobody waits a day for that.
 func TestWasteIsNeverYoung(t *testing.T) {
 	var s shelf
