@@ -3,6 +3,7 @@ package mage
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -68,13 +69,16 @@ func (p *builderPort) Build(ctx context.Context, plan release.Plan) (pipeline.Im
 
 // Smoke runs commands inside what was built.
 func (p *builderPort) Smoke(ctx context.Context, platform string, n graph.Node, tests []family.Smoke) ([]evidence.SmokeResult, error) {
-	b, err := p.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p.progress.hush(true)
-	defer p.progress.hush(false)
-	return b.Smoke(ctx, p.layout.Dir(), n, platform, tests)
+	smoked := buildkit.Smoked(filepath.Join(p.state.CacheDir(), "smoke"))
+	return smoked.Run(n.Digest, tests, func(open []family.Smoke) ([]evidence.SmokeResult, error) {
+		b, err := p.open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p.progress.hush(true)
+		defer p.progress.hush(false)
+		return b.Smoke(ctx, p.layout.Dir(), n, platform, open)
+	})
 }
 
 // inspectorPort builds the scanner worker when something has to be inspected.

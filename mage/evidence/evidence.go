@@ -9,6 +9,7 @@ package evidence
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -137,6 +138,7 @@ type Report struct {
 	Layers          []Layer           `json:"layers,omitempty"`         // lowest first
 	Smoke           []SmokeResult     `json:"smoke"`
 	Findings        []Finding         `json:"findings"` // sorted by kind, severity, id, path
+	Checks          []Check           `json:"-"`        // how this run came by it; no part of what is attested
 }
 
 // SmokeResult is one smoke test run inside the built image.
@@ -145,4 +147,13 @@ type SmokeResult struct {
 	Passed bool   `json:"passed"`
 	Exit   int    `json:"exit"`
 	Output string `json:"output"` // first 2,000 bytes, standard output and error together
+	Cached bool   `json:"-"`      // it was run before, on the same bytes; no part of what is attested
+}
+
+// Check is one look at one cell in this run.
+type Check struct {
+	Name   string        `json:"check"` // "sbom", "secrets", "vulnerabilities", "smoke"
+	Detail string        `json:"detail"`
+	Took   time.Duration `json:"nanoseconds"`
+	Cached bool          `json:"cached"` // the same bytes were looked at before, by the same tools
 }

@@ -3,6 +3,7 @@ package evidence
 import (
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // LooksSecret reports whether a named value is a secret as far as one can see from outside: by its
@@ -10,6 +11,20 @@ import (
 // arguments, and all that a provenance says.
 func LooksSecret(name, value string) bool {
 	return secretName.MatchString(name) && value != "" || secretValue.MatchString(value)
+}
+
+// HideSecrets replaces what looks like a secret, up to the next blank. What a build does is shown and
+// recorded while it runs, long before anything looks into what it made.
+func HideSecrets(text string) string {
+	var shown strings.Builder
+	for {
+		at := secretValue.FindStringIndex(text)
+		if at == nil {
+			return shown.String() + text
+		}
+		shown.WriteString(text[:at[0]] + "(not shown)")
+		text = strings.TrimLeftFunc(text[at[1]:], func(r rune) bool { return !unicode.IsSpace(r) })
+	}
 }
 
 var (

@@ -72,38 +72,47 @@ func (p *Pipeline) Evidence(ctx context.Context, b release.Built) (release.Evide
 		return release.Evidenced{}, err
 	}
 	for i := range reports {
-		if reports[i].Smoke, err = p.smoke(ctx, b, reports[i].Cell); err != nil {
+		if err := p.smoke(ctx, b, &reports[i]); err != nil {
 			return release.Evidenced{}, err
 		}
 	}
 	return release.Evidenced{Built: b, Reports: reports}, p.Dist.WriteReports(reports)
 }
 
-func (p *Pipeline) smoke(ctx context.Context, b release.Built, c evidence.Cell) ([]evidence.SmokeResult, error) {
-	tests := p.Family.Images[c.Image].Smoke
+// smoke runs the smoke tests of a cell and puts their results into its report.
+func (p *Pipeline) smoke(ctx context.Context, b release.Built, r *evidence.Report) error {
+	tests := p.Family.Images[r.Cell.Image].Smoke
+	r.Smoke = []evidence.SmokeResult{}
 	if len(tests) == 0 {
-		return []evidence.SmokeResult{}, nil
+		r.Checks = append(r.Checks, evidence.Check{Name: "smoke", Detail: "no tests are declared"})
+		return nil
 	}
-	node, ok := b.Record.Digest(c)
+	node, ok := b.Record.Digest(r.Cell)
 	if !ok {
-		return nil, fault.New(fault.Refused, "testing", c.String(), "it was not built")
+		return fault.New(fault.Refused, "testing", r.Cell.String(), "it was not built")
 	}
-	p.Progress.Start("smoke", c.String())
-	results, err := p.Builder.Smoke(ctx, c.Platform, node, tests)
+	p.Progress.Start("smoke", r.Cell.String())
+	began := p.Now()
+	results, err := p.Builder.Smoke(ctx, r.Cell.Platform, node, tests)
 	if err != nil {
-		return nil, err
-	}
-	passed := 0
-	for _, r := range results {
-		if r.Passed {
-			passed++
-		}
+		return err
 	}
 	if len(results) != len(tests) {
-		return nil, fault.New(fault.Refused, "testing", c.String(), "%d of %d smoke tests answered", len(results), len(tests))
+		return fault.New(fault.Refused, "testing", r.Cell.String(), "%d of %d smoke tests answered", len(results), len(tests))
 	}
-	p.Progress.Done("smoke", c.String(), fmt.Sprintf("%d of %d passed", passed, len(tests)))
-	return results, nil
+	r.Smoke = results
+	check := evidence.Check{Name: "smoke", Took: p.Now().Sub(began), Cached: true}
+	passed := 0
+	for _, result := range results {
+		if result.Passed {
+			passed++
+		}
+		check.Cached = check.Cached && result.Cached
+	}
+	check.Detail = fmt.Sprintf("%d of %d passed", passed, len(tests))
+	r.Checks = append(r.Checks, check)
+	p.Progress.Done("smoke", r.Cell.String(), check.Detail)
+	return nil
 }
 
 // Approve asks a channel's gate.

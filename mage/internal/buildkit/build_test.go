@@ -258,7 +258,9 @@ func testSmoke(t *testing.T, b *Builder) {
 		{Name: "fails by output", Run: []string{"echo", "something else"}, Prints: "^expected$"},
 		{Name: "is not there", Run: []string{"no-such-program"}},
 		{Name: "has no network", Run: []string{"ls", "/sys/class/net"}, Prints: `^lo$`},
+		{Name: "has the network that it declares", Run: []string{"sh", "-c", `test "$(ls /sys/class/net)" != lo`}, Network: true},
 		{Name: "takes too long", Run: []string{"sleep", "60"}, Within: time.Second},
+		{Name: "takes too much memory", Run: []string{"sh", "-c", "exec 2>/dev/null; head -c 3G </dev/zero | tail -n 1 | wc -c"}, Prints: "^3221225472$"},
 	}
 	want := []evidence.SmokeResult{
 		{Name: "passes", Passed: true, Output: "plain\n/srv\nhello"},
@@ -268,7 +270,9 @@ func testSmoke(t *testing.T, b *Builder) {
 		{Name: "fails by output", Output: "something else"},
 		{Name: "is not there", Exit: 127, Output: "timeout: failed to run command ‘no-such-program’: No such file or directory"},
 		{Name: "has no network", Passed: true, Output: "lo"},
+		{Name: "has the network that it declares", Passed: true},
 		{Name: "takes too long", Exit: 124, Output: "it did not end within 1s\n"},
+		{Name: "takes too much memory", Exit: 0, Output: "0"},
 	}
 	results, err := b.Smoke(t.Context(), dir, got.Images["app"].Platforms["linux/amd64"], "linux/amd64", tests)
 	if err != nil {

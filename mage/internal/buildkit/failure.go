@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/tool"
 )
@@ -20,7 +21,8 @@ type failure struct {
 	Output   string // the end of the failed step's output
 }
 
-// Error prints one paragraph: where, what, why, and the last lines of output.
+// Error prints one paragraph: where, what, why, and the last lines of output, without what looks like
+// a secret.
 func (f *failure) Error() string {
 	var s strings.Builder
 	for _, part := range []string{f.Where, f.Step, f.Cause} {
@@ -35,7 +37,7 @@ func (f *failure) Error() string {
 	if f.Output != "" {
 		s.WriteString("\n    " + strings.ReplaceAll(strings.TrimSpace(f.Output), "\n", "\n    "))
 	}
-	return s.String()
+	return evidence.HideSecrets(s.String())
 }
 
 var (

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/evidence"
 )
 
 // status is one line of Buildx's --progress=rawjson, as far as we read it: the SolveStatus of
@@ -140,7 +142,7 @@ func parseLabel(name string) label {
 	if parts == nil {
 		return label{text: name, internal: true}
 	}
-	l := label{image: parts[1], text: parts[3]}
+	l := label{image: parts[1], text: evidence.HideSecrets(parts[3])}
 	for _, word := range strings.Fields(parts[2]) {
 		switch {
 		case numberGrammar.MatchString(word):

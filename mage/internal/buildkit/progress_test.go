@@ -106,3 +106,14 @@ func FuzzMeter(f *testing.F) {
 		_ = fail.Error()
 	})
 }
+
+func TestF1StepsAndFailuresAreShownWithoutSecrets(t *testing.T) {
+	key, token := "AKIA"+"2OGYBAH6STMMNXWQ", "ghp_"+strings.Repeat("a1B2", 9)
+	step := parseLabel("[app linux/amd64 2/2] RUN echo " + key)
+	failed := failure{Step: "2/2 RUN", Cause: "process " + key, Output: token}
+	for _, shown := range []string{step.text, failed.Error()} {
+		if strings.Contains(shown, key) || strings.Contains(shown, token) {
+			t.Errorf("%q holds a secret", shown)
+		}
+	}
+}

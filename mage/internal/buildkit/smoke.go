@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,13 +24,15 @@ import (
 // Limits of a smoke test.
 const (
 	smokeTime   = time.Minute     // a test that does not say Within
+	smokeMemory = 2 << 30         // bytes that a test and all it starts may use
 	smokeSlack  = 5 * time.Minute // for loading the image, beside the tests themselves
 	smokeKept   = 64 << 10        // bytes of output that Prints is matched against
 	smokeOutput = 2000            // bytes of output that the result holds
 )
 
-// Smoke runs commands inside one built image, without network, and returns a result for each in
-// the same order. A command that fails is a result; an error means that it could not be run.
+// Smoke runs commands inside one built image, without network unless a test declares it, within limits
+// of time and memory, and returns a result for each in the same order. A command that fails is a
+// result; an error means that it could not be run.
 //
 // The image comes from the layout by the digest of its platform manifest. It must hold a POSIX
 // shell and the programs timeout and head (coreutils, or BusyBox).
@@ -47,20 +50,41 @@ func (b *Builder) Smoke(ctx context.Context, layout string, n graph.Node, platfo
 	}
 	limited, cancel := context.WithTimeout(ctx, smokeLimit(tests))
 	defer cancel()
-	meter := newMeter(b.options.Progress)
-	cmd := b.buildxCommand(
-		"build", "--builder", b.name, "--progress=rawjson", "--no-cache", "--provenance=false", "--sbom=false",
-		"--platform", platform, "--build-context", fmt.Sprintf("built=oci-layout://%s@%s", layout, n.Digest),
-		"--output", "type=local,dest="+filepath.Join(dir, "out"), "--file", filepath.Join(dir, "Dockerfile"), filepath.Join(dir, "context"))
-	cmd.Lines = meter.line
-	if err := tool.Run(limited, cmd, fault.BuildFailed); err != nil {
-		if limited.Err() != nil && ctx.Err() == nil {
-			return nil, fault.New(fault.BuildFailed, "running smoke tests on", n.Digest.String(), "they did not end within %s", smokeLimit(tests))
-		}
-		return nil, fault.Wrap(b.explain(err, meter.failure()), fault.BuildFailed, "running smoke tests on", n.Digest.String())
+	err = b.runSmoke(limited, dir, platform, fmt.Sprintf("built=oci-layout://%s@%s", layout, n.Digest))
+	switch {
+	case err == nil:
+		return readSmoke(filepath.Join(dir, "out"), tests)
+	case limited.Err() != nil && ctx.Err() == nil:
+		return nil, fault.New(fault.BuildFailed, "running smoke tests on", n.Digest.String(), "they did not end within %s", smokeLimit(tests))
 	}
-	return readSmoke(filepath.Join(dir, "out"), tests)
+	return nil, fault.Wrap(err, fault.BuildFailed, "running smoke tests on", n.Digest.String())
 }
+
+// runSmoke builds the tests in dir. A Buildx or a BuildKit from before memory limits runs them without.
+func (b *Builder) runSmoke(ctx context.Context, dir, platform, built string) error {
+	run := func(more ...string) error {
+		meter := newMeter(b.options.Progress)
+		cmd := b.buildxCommand(slices.Concat([]string{
+			"build", "--builder", b.name, "--progress=rawjson", "--no-cache", "--provenance=false", "--sbom=false",
+			"--platform", platform, "--build-context", built, "--output", "type=local,dest=" + filepath.Join(dir, "out"),
+			"--file", filepath.Join(dir, "Dockerfile")}, more, []string{filepath.Join(dir, "context")})...)
+		cmd.Lines = meter.line
+		err := tool.Run(ctx, cmd, fault.BuildFailed)
+		if err == nil {
+			return nil
+		}
+		return b.explain(err, meter.failure())
+	}
+	err := run("--resource", fmt.Sprintf("memory=%d", smokeMemory))
+	if err != nil && noMemoryLimit.MatchString(err.Error()) {
+		b.notice("smoke tests run without a memory limit: this BuildKit knows none")
+		return run()
+	}
+	return err
+}
+
+// noMemoryLimit is what a Buildx says that does not know the flag, and a BuildKit without the ability.
+var noMemoryLimit = regexp.MustCompile(`unknown flag: --resource|exec\.meta\.linux\.resources`)
 
 func smokeLimit(tests []family.Smoke) time.Duration {
 	limit := smokeSlack
@@ -106,7 +130,11 @@ func smokeDockerfile(tests []family.Smoke) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&run, "FROM prepared AS test%d\nRUN --network=none %s\n", i, encoded)
+		network := "none"
+		if t.Network {
+			network = "default"
+		}
+		fmt.Fprintf(&run, "FROM prepared AS test%d\nRUN --network=%s %s\n", i, network, encoded)
 		fmt.Fprintf(&gather, "COPY --from=test%d /.containai-smoke/results /%d\n", i, i)
 	}
 	return "FROM built AS prepared\nCOPY --chmod=0777 smoke /.containai-smoke\n" + run.String() + "FROM scratch\n" + gather.String(), nil
@@ -135,8 +163,11 @@ func readSmoke(dir string, tests []family.Smoke) ([]evidence.SmokeResult, error)
 	return results, nil
 }
 
-// timedOut is timeout's exit code when the limit was reached: timeout(1).
-const timedOut = 124
+// Exit codes of a test that its limits ended.
+const (
+	timedOut = 124 // timeout(1) when the time was over
+	killed   = 137 // 128 + SIGKILL, which is how the kernel ends what uses too much memory
+)
 
 // judge decides one test; it is pure.
 func judge(t family.Smoke, exit int, output []byte) (evidence.SmokeResult, error) {
@@ -147,8 +178,11 @@ func judge(t family.Smoke, exit int, output []byte) (evidence.SmokeResult, error
 	output = bytes.TrimRight(output[:min(len(output), smokeKept)], " \t\r\n") // so that ^agent$ matches what `id -un` prints
 	passed := exit == t.Exit && prints.Match(output)
 	text := strings.ToValidUTF8(string(output[:min(len(output), smokeOutput)]), "\uFFFD")
-	if exit == timedOut && !passed {
-		text = strings.ToValidUTF8(fmt.Sprintf("it did not end within %s\n%s", within(t), text), "\uFFFD")
+	switch {
+	case exit == timedOut && !passed:
+		text = fmt.Sprintf("it did not end within %s\n%s", within(t), text)
+	case exit == killed && !passed:
+		text = fmt.Sprintf("it was killed: a test may use %d MiB of memory\n%s", smokeMemory>>20, text)
 	}
-	return evidence.SmokeResult{Name: t.Name, Passed: passed, Exit: exit, Output: text[:min(len(text), smokeOutput)]}, nil
+	return evidence.SmokeResult{Name: t.Name, Passed: passed, Exit: exit, Output: strings.ToValidUTF8(text[:min(len(text), smokeOutput)], "")}, nil
 }
