@@ -244,7 +244,7 @@ func bareSystem(t *testing.T, host string, platforms []string) string {
 	for _, platform := range platforms {
 		manifests = append(manifests, bareImage(t, repo, platform))
 	}
-	index, err := graph.Assemble(t.Context(), repo, manifests)
+	index, err := graph.Assemble(t.Context(), repo, manifests, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
