@@ -30,6 +30,11 @@ func (Build) Image(ctx context.Context, name string, json *bool) error {
 	return run(ctx, output(json), buildImage(name))
 }
 
+// Merge joins dist directories (separated by commas) of one commit that were built for a platform each.
+func (Build) Merge(ctx context.Context, dirs string, json *bool) error {
+	return run(ctx, output(json), buildMerge(dirs))
+}
+
 // Plan prints the resolved image graph, the platforms and the builder.
 func (Build) Plan(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), buildPlan())

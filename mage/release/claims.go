@@ -3,6 +3,7 @@ package release
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -58,7 +59,7 @@ func about(member, platform string, subject graph.Node, predicates ...string) []
 }
 
 // Dependencies returns what the subject of a claim was made from: an image, the record's materials
-// and, if it is built on another of the family, that parent's digest; payload and installer, the
+// of its platform and, if it is built on another of the family, that parent's digest; payload and installer, the
 // images they are made for, and the installer also the verifiers it carries.
 func (r Record) Dependencies(f *family.Family, c Claim) []evidence.Material {
 	image, ok := f.Images[c.Member]
@@ -68,7 +69,10 @@ func (r Record) Dependencies(f *family.Family, c Claim) []evidence.Material {
 	case !ok:
 		return r.pins()
 	}
-	deps := slices.Clone(r.Materials)
+	deps := slices.DeleteFunc(slices.Clone(r.Materials), func(m evidence.Material) bool {
+		platform, ok := strings.CutPrefix(m.Name, OSBase+"/")
+		return ok && c.Platform != "" && platform != c.Platform
+	})
 	if image.From == "" {
 		return deps
 	}

@@ -28,7 +28,7 @@ type Request struct {
 // Result is what a build left in the store.
 type Result struct {
 	Images    map[string]release.Image // by image name; the index is assembled, also over one platform
-	Materials []evidence.Material      // the OS base that was used
+	Materials []evidence.Material      // the OS base that was used; one made here, for each platform
 	Tools     map[string]string        // buildkit and buildx: versions
 	LocalBase bool                     // the OS base came from the mirror, not from the pinned image
 }
@@ -73,7 +73,7 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 		image.Arguments = target.Arguments
 		built[name] = image
 	}
-	return Result{Images: built, Materials: []evidence.Material{base.material}, Tools: b.Tools(), LocalBase: base.local}, nil
+	return Result{Images: built, Materials: base.materials, Tools: b.Tools(), LocalBase: base.local}, nil
 }
 
 // closure returns the wanted images and all their parents, parents first.
@@ -141,22 +141,27 @@ func collect(ctx context.Context, p release.Plan, images []string, dir string, i
 		if err != nil {
 			return nil, fault.Wrap(err, fault.BuildFailed, "collecting", name)
 		}
-		if err := samePlatforms(name, p.Platforms, manifests); err != nil {
+		if built[name], err = prove(ctx, p, name, manifests, built, into); err != nil {
 			return nil, err
 		}
-		if err := checkLineage(ctx, p.Family, name, manifests, built, into); err != nil {
-			return nil, err
-		}
-		index, err := assemble(ctx, into, manifests, built[p.Family.Images[name].From].Index)
-		if err != nil {
-			return nil, err
-		}
-		built[name] = release.Image{Index: index, Platforms: manifests}
 		if err := os.RemoveAll(layoutOf(dir, name)); err != nil { // frees the disk before the next one
 			return nil, fault.Wrap(err, fault.Environment, "clearing", name)
 		}
 	}
 	return built, nil
+}
+
+// prove demands that an image has the plan's platforms and stands on its parent on each, and puts
+// the index over its manifests.
+func prove(ctx context.Context, p release.Plan, name string, manifests map[string]graph.Node, parents map[string]release.Image, into graph.Store) (release.Image, error) {
+	if err := samePlatforms(name, p.Platforms, manifests); err != nil {
+		return release.Image{}, err
+	}
+	if err := checkLineage(ctx, p.Family, name, manifests, parents, into); err != nil {
+		return release.Image{}, err
+	}
+	index, err := assemble(ctx, into, manifests, parents[p.Family.Images[name].From].Index)
+	return release.Image{Index: index, Platforms: manifests}, err
 }
 
 func samePlatforms(image string, want []string, manifests map[string]graph.Node) error {

@@ -177,7 +177,7 @@ func testBuild(t *testing.T, b *Builder, events *[]Event) {
 	if config.Config.User != "plain" || !config.Created.Equal(r.Plan.Source.Epoch) {
 		t.Errorf("the image has user %q and was created %v, want plain at the commit's time", config.Config.User, config.Created)
 	}
-	if !got.LocalBase || len(got.Materials) != 1 || got.Materials[0].Name != "os-base" || got.Tools["buildkit"] != BuildKitVersion || got.Tools["buildx"] != BuildxVersion {
+	if !got.LocalBase || len(got.Materials) != 1 || got.Materials[0].Name != "os-base/linux/amd64" || got.Tools["buildkit"] != BuildKitVersion || got.Tools["buildx"] != BuildxVersion {
 		t.Errorf("the result says %+v", got)
 	}
 	last := (*events)[len(*events)-1]

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,7 +15,34 @@ import (
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/release"
 )
+
+// Assemble puts indexes over the family's images, whose platform manifests other machines built and
+// the store holds. It proves of them what Build proves of its own: the platform that each states in
+// its configuration, and the lineage.
+func Assemble(ctx context.Context, p release.Plan, images map[string]release.Image, s graph.Store) (map[string]release.Image, error) {
+	built := map[string]release.Image{}
+	for _, name := range p.Family.ImageNames() {
+		manifests := map[string]graph.Node{}
+		for _, platform := range slices.Sorted(maps.Keys(images[name].Platforms)) {
+			found, err := platformManifests(ctx, s, images[name].Platforms[platform])
+			if err != nil {
+				return nil, err
+			}
+			for _, n := range found {
+				manifests[graph.PlatformName(n.Platform)] = n
+			}
+		}
+		image, err := prove(ctx, p, name, manifests, built, s)
+		if err != nil {
+			return nil, err
+		}
+		image.Arguments = images[name].Arguments
+		built[name] = image
+	}
+	return built, nil
+}
 
 // merge copies the one image of a layout into a store, content before manifests, and returns its
 // platform manifests. BuildKit's own index, if there is one, stays behind.

@@ -22,11 +22,11 @@ import (
 
 // osBase is the operating system that the vetted base is built on, as a Buildx named context.
 type osBase struct {
-	context  string
-	material evidence.Material
-	local    bool
-	name     string        // of the pinned image, with its tag
-	digest   digest.Digest // of the pinned image
+	context   string
+	materials []evidence.Material
+	local     bool
+	name      string        // of the pinned image, with its tag
+	digest    digest.Digest // of the pinned image
 }
 
 // reachTime is how long a registry may take to say that it has the pinned image.
@@ -62,10 +62,10 @@ func pinnedBase(ctx context.Context, name string) (osBase, error) {
 		return osBase{}, err
 	}
 	return osBase{
-		context:  "docker-image://" + pinned.String(),
-		name:     pinned.Repo.String() + tagOf(name),
-		digest:   pinned.Digest,
-		material: material("docker://"+pinned.String(), pinned.Digest),
+		context:   "docker-image://" + pinned.String(),
+		name:      pinned.Repo.String() + tagOf(name),
+		digest:    pinned.Digest,
+		materials: []evidence.Material{material(release.OSBase, "docker://"+pinned.String(), pinned.Digest)},
 	}, nil
 }
 
@@ -118,7 +118,8 @@ func reach(ctx context.Context, name ref.Pinned) error {
 	return nil
 }
 
-// mirrorBase puts the day's root file systems of all platforms under one index.
+// mirrorBase puts the day's root file systems of all platforms under one index. Each is a material
+// of its own: whoever builds one platform alone uses the same one.
 func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (osBase, error) {
 	day := b.options.Now().UTC().Truncate(24 * time.Hour)
 	layout := filepath.Join(dir, "os")
@@ -126,6 +127,8 @@ func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (o
 	if err != nil {
 		return osBase{}, fault.Wrap(err, fault.Environment, "creating layout", layout)
 	}
+	uri := fmt.Sprintf("pkg:generic/debian-rootfs@%s?distro=%s", day.Format(time.DateOnly), p.Family.Base.Suite)
+	base := osBase{local: true}
 	var manifests []graph.Node
 	for _, platform := range p.Platforms {
 		cached, err := b.rootfs(ctx, p.Family.Base, platform, day)
@@ -137,19 +140,16 @@ func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (o
 			return osBase{}, err
 		}
 		manifests = append(manifests, found[platform])
+		base.materials = append(base.materials, material(release.OSBase+"/"+platform, uri, found[platform].Digest))
 	}
 	index, err := graph.Assemble(ctx, into, manifests, nil)
 	if err != nil {
 		return osBase{}, err
 	}
-	uri := fmt.Sprintf("pkg:generic/debian-rootfs@%s?distro=%s", day.Format(time.DateOnly), p.Family.Base.Suite)
-	return osBase{
-		context:  fmt.Sprintf("oci-layout://%s@%s", layout, index.Digest),
-		material: material(uri, index.Digest),
-		local:    true,
-	}, nil
+	base.context = fmt.Sprintf("oci-layout://%s@%s", layout, index.Digest)
+	return base, nil
 }
 
-func material(uri string, d digest.Digest) evidence.Material {
-	return evidence.Material{Name: "os-base", URI: uri, Digest: map[string]string{"sha256": d.Encoded()}}
+func material(name, uri string, d digest.Digest) evidence.Material {
+	return evidence.Material{Name: name, URI: uri, Digest: map[string]string{"sha256": d.Encoded()}}
 }

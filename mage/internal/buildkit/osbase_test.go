@@ -43,7 +43,7 @@ func TestPinnedBaseAsksTheRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "docker-image://" + host + "/library/debian@" + d.String(); base.context != want || base.local || base.material.Digest["sha256"] != d.Hex {
+	if want := "docker-image://" + host + "/library/debian@" + d.String(); base.context != want || base.local || base.materials[0].Digest["sha256"] != d.Hex {
 		t.Errorf("got %+v, want context %s", base, want)
 	}
 	server.Close()
