@@ -52,8 +52,9 @@ func TestReleaseFailsWell(t *testing.T) {
 	f.signals(t)
 }
 
-// fails runs a target that must end with a kind's exit code and say something in its hint.
-func (f familyClone) fails(t *testing.T, want fault.Kind, says string, env []string, args ...string) {
+// fails runs a target that must end with a kind's exit code and say something in its hint, and
+// returns all it said.
+func (f familyClone) fails(t *testing.T, want fault.Kind, says string, env []string, args ...string) string {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), f.binary, args...)
 	c.Dir, c.Env = f.dir, append(os.Environ(), env...)
@@ -65,6 +66,7 @@ func (f familyClone) fails(t *testing.T, want fault.Kind, says string, env []str
 	if !bytes.Contains(out, []byte("→ ")) || !bytes.Contains(out, []byte(says)) {
 		t.Errorf("mage %v does not say %q with a next step:\n%s", args, says, out)
 	}
+	return string(out)
 }
 
 // interrupt sends SIGINT when a stage shows up in the output, and wants the exit code of an

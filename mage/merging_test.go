@@ -1,7 +1,7 @@
 package mage_test
 
 import (
-	"errors"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +27,8 @@ func TestPlatformsBuiltApartAreMergedIntoOneRelease(t *testing.T) {
 	amd64, arm64, both, joined := origin.again(t), origin.again(t), origin.again(t), origin.again(t)
 	const all = "linux/amd64,linux/arm64"
 	amd64.on(t, "linux/amd64", "build:all")
-	arm64.onForeign(t, "linux/arm64", "build:all")
+	arm64.emulate(t, "linux/arm64")
+	arm64.on(t, "linux/arm64", "build:all")
 	both.on(t, all, "build:all")
 	parts := amd64.dist(t) + "," + arm64.dist(t)
 
@@ -86,35 +87,38 @@ func TestPlatformsBuiltApartAreMergedIntoOneRelease(t *testing.T) {
 // on runs a target for platforms, the default ones when empty, and returns what it printed.
 func (f familyClone) on(t *testing.T, platforms string, args ...string) string {
 	t.Helper()
-	out, err := f.try(t, platforms, args...)
-	if err != nil {
-		t.Fatalf("mage %v on %q: %v\n%s", args, platforms, err, out)
-	}
-	return out
+	return f.with(t, []string{"CONTAINAI_PLATFORMS=" + platforms}, args...)
 }
 
-func (f familyClone) try(t *testing.T, platforms string, args ...string) (string, error) {
+// with runs a target in an environment, and returns what it printed.
+func (f familyClone) with(t *testing.T, env []string, args ...string) string {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), f.binary, args...)
-	c.Dir, c.Env = f.dir, append(os.Environ(), "CONTAINAI_PLATFORMS="+platforms)
+	c.Dir, c.Env = f.dir, append(os.Environ(), env...)
 	out, err := c.CombinedOutput()
-	return string(out), err
+	if err != nil {
+		t.Fatalf("mage %v with %v: %v\n%s", args, env, err, out)
+	}
+	return string(out)
 }
 
-// onForeign is on for a platform that this machine may have to be prepared for first: with the very
-// commands that the refusal names.
-func (f familyClone) onForeign(t *testing.T, platform string, args ...string) string {
+// emulate prepares this machine for a platform, where that is needed, with the commands that
+// build:plan names.
+func (f familyClone) emulate(t *testing.T, platform string) {
 	t.Helper()
-	out, err := f.try(t, platform, args...)
-	var exit *exec.ExitError
-	if _, fix, ok := strings.Cut(out, "→ as root: "); ok && errors.As(err, &exit) && exit.ExitCode() == int(fault.Environment) {
+	c := exec.CommandContext(t.Context(), f.binary, "build:plan", "-json")
+	c.Dir, c.Env = f.dir, append(os.Environ(), "CONTAINAI_PLATFORMS="+platform)
+	out, err := c.Output()
+	var plan struct{ Platforms []struct{ Fix string } }
+	if err == nil {
+		err = json.Unmarshal(out, &plan)
+	}
+	if err != nil || len(plan.Platforms) != 1 {
+		t.Fatalf("build:plan for %s: %v\n%s", platform, err, out)
+	}
+	if fix := strings.TrimPrefix(plan.Platforms[0].Fix, "as root: "); fix != "" {
 		output(t, "sh", "-c", fix)
-		return f.on(t, platform, args...)
 	}
-	if err != nil {
-		t.Fatalf("mage %v on %s: %v\n%s", args, platform, err, out)
-	}
-	return out
 }
 
 // dist is the directory of this commit's build.

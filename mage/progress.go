@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/containai/containai/mage/fault"
@@ -87,8 +88,20 @@ func (p *progress) build(e buildkit.Event) {
 	}
 	p.sink.Emit(term.Event{
 		Stage: "build", Subject: "family", State: term.Progressed, Done: int64(e.Done), Total: int64(e.Total),
-		Detail: e.Image + " " + e.Step,
+		Detail: stepText(e),
 	})
+}
+
+// stepText names a step, where it runs, and that it did not have to.
+func stepText(e buildkit.Event) string {
+	words := []string{e.Image, e.Platform, e.Step}
+	if e.Platform == "" {
+		words = []string{e.Image, e.Step}
+	}
+	if e.Cached && e.Finished {
+		words = append(words, "(cached)")
+	}
+	return strings.Join(words, " ")
 }
 
 // hush turns BuildKit's steps off or on.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
@@ -61,10 +63,11 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err != nil {
 		return Result{}, err
 	}
-	if err := b.bake(ctx, r, images, targets.annotate(r.Plan, images, base), base, dir); err != nil {
+	solves := b.solves(r.Plan.Platforms, dir)
+	if err := b.bake(ctx, r, images, targets.annotate(r.Plan, images, base), base, solves); err != nil {
 		return Result{}, err
 	}
-	built, err := collect(ctx, r.Plan, images, dir, into)
+	built, err := collect(ctx, r.Plan, images, solves, into)
 	if err != nil {
 		return Result{}, err
 	}
@@ -93,28 +96,33 @@ func closure(f *family.Family, wanted []string) ([]string, error) {
 	return slices.DeleteFunc(f.ImageNames(), func(name string) bool { return !need[name] }), nil
 }
 
-// bake runs Buildx once, with further settings; every image goes into a layout of its own below dir.
-func (b *Builder) bake(ctx context.Context, r Request, images, settings []string, base osBase, dir string) error {
-	args := append(bakeArgs(r, b.name, images, base.context, b.options.CA, dir), settings...)
-	meter := newMeter(b.options.Progress)
-	cmd := b.buildxCommand(args...)
-	cmd.Dir = r.Root
-	cmd.Env = append(slices.Clone(cmd.Env), epoch(r))
-	cmd.Lines = meter.line
-	err := tool.Run(ctx, cmd, fault.BuildFailed)
-	if err != nil {
-		return b.explain(err, meter.failure())
+// bake runs Buildx, with further settings, for every solve at the same time; the first that fails
+// ends the others.
+func (b *Builder) bake(ctx context.Context, r Request, images, settings []string, base osBase, solves []solve) error {
+	meters := b.meters(solves)
+	group, together := errgroup.WithContext(ctx)
+	for i, s := range solves {
+		cmd := b.buildxCommand(append(bakeArgs(r, s, b.name, images, base.context, b.options.CA), settings...)...)
+		cmd.Dir = r.Root
+		cmd.Env = append(slices.Clone(cmd.Env), epoch(r))
+		cmd.Lines = meters[i].line
+		group.Go(func() error {
+			if err := tool.Run(together, cmd, fault.BuildFailed); err != nil {
+				return b.explain(ctx, err, meters[i].failure())
+			}
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
-// bakeArgs is the one Buildx call. BuildKit's own attestations are off: ours replace them.
-func bakeArgs(r Request, builder string, images []string, osContext, ca, dir string) []string {
+// bakeArgs is a solve's one Buildx call. BuildKit's own attestations are off: ours replace them.
+func bakeArgs(r Request, s solve, builder string, images []string, osContext, ca string) []string {
 	bakeFile := filepath.Join(r.Root, filepath.FromSlash(r.Plan.Family.Bake))
 	args := []string{
 		"bake", "--builder", builder, "--file", bakeFile, "--progress=rawjson", "--provenance=false", "--sbom=false",
-		"--allow=fs.read=" + dir, "--allow=fs.write=" + dir, "--allow=fs.read=" + r.Root,
-		"--set", "*.platform=" + strings.Join(r.Plan.Platforms, ","),
+		"--allow=fs.read=" + s.dir, "--allow=fs.write=" + s.dir, "--allow=fs.read=" + r.Root,
+		"--set", "*.platform=" + strings.Join(s.platforms, ","),
 		"--set", fmt.Sprintf("*.args.%s", epoch(r)),
 		"--set", r.Plan.Family.VettedBase() + ".contexts.os=" + osContext,
 	}
@@ -125,28 +133,32 @@ func bakeArgs(r Request, builder string, images []string, osContext, ca, dir str
 		args = append(args, "--no-cache")
 	}
 	for _, image := range images {
-		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,dest=%s,rewrite-timestamp=true", image, layoutOf(dir, image)))
+		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,dest=%s,rewrite-timestamp=true", image, s.layout(image)))
 	}
 	return append(args, images...)
 }
 
-// layoutOf is where an image's own layout goes.
-func layoutOf(dir, image string) string { return filepath.Join(dir, "out", image) }
-
-// collect moves the images' layouts into one store and proves their lineage.
-func collect(ctx context.Context, p release.Plan, images []string, dir string, into graph.Store) (map[string]release.Image, error) {
+// collect moves the images' layouts into one store, where what they share lies once, and proves their
+// lineage.
+func collect(ctx context.Context, p release.Plan, images []string, solves []solve, into graph.Store) (map[string]release.Image, error) {
 	built := map[string]release.Image{}
 	for _, name := range images {
-		manifests, err := merge(ctx, layoutOf(dir, name), into)
-		if err != nil {
-			return nil, fault.Wrap(err, fault.BuildFailed, "collecting", name)
+		manifests := map[string]graph.Node{}
+		for _, s := range solves {
+			found, err := merge(ctx, s.layout(name), into)
+			if err != nil {
+				return nil, fault.Wrap(err, fault.BuildFailed, "collecting", name)
+			}
+			maps.Copy(manifests, found)
+			if err := os.RemoveAll(s.layout(name)); err != nil { // frees the disk before the next one
+				return nil, fault.Wrap(err, fault.Environment, "clearing", name)
+			}
 		}
-		if built[name], err = prove(ctx, p, name, manifests, built, into); err != nil {
+		image, err := prove(ctx, p, name, manifests, built, into)
+		if err != nil {
 			return nil, err
 		}
-		if err := os.RemoveAll(layoutOf(dir, name)); err != nil { // frees the disk before the next one
-			return nil, fault.Wrap(err, fault.Environment, "clearing", name)
-		}
+		built[name] = image
 	}
 	return built, nil
 }

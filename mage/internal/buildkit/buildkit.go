@@ -57,6 +57,7 @@ type Builder struct {
 	kind      Kind
 	buildx    command // docker buildx, or our own binary
 	name      string  // Buildx builder
+	nodes     []node
 	platforms []string
 	tools     map[string]string
 	closers   []func() error

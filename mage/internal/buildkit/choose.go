@@ -150,33 +150,36 @@ func (b *Builder) buildxCommand(args ...string) tool.Command {
 // listing is one line of `buildx ls --format json`.
 type listing struct {
 	Name  string
-	Nodes []struct {
-		Err       string
-		Version   string
-		Platforms []string
-	}
+	Nodes []node
 }
 
 // inspect starts the builder where that is needed and learns what it is.
 func (b *Builder) inspect(ctx context.Context) error {
-	err := tool.Run(ctx, b.buildxCommand("inspect", "--bootstrap", b.name), fault.Environment)
-	if err != nil {
-		return fault.Wrap(err, fault.Environment, "starting builder", b.name)
+	said := tool.Run(ctx, b.buildxCommand("inspect", "--bootstrap", b.name), fault.Environment)
+	if ctx.Err() != nil {
+		return said
 	}
 	found, err := b.listed(ctx)
 	if err != nil {
 		return err
 	}
+	if n, ok := absent(found.Nodes); ok {
+		return b.silent(n, said)
+	}
+	if said != nil {
+		return fault.Wrap(said, fault.Environment, "starting builder", b.name)
+	}
 	version, err := tool.Output(ctx, b.buildxCommand("version"), fault.Environment)
 	if err != nil {
 		return err
 	}
-	b.tools = map[string]string{"buildkit": "", "buildx": buildxVersion(string(version))}
+	buildkit, err := commonVersion(found.Nodes)
+	if err != nil {
+		return err
+	}
+	b.tools = map[string]string{"buildkit": buildkit, "buildx": buildxVersion(string(version))}
+	b.nodes = found.Nodes
 	for _, node := range found.Nodes {
-		if node.Version == "" {
-			return fault.New(fault.Environment, "starting builder", b.name, "a node does not answer: %s", node.Err)
-		}
-		b.tools["buildkit"] = strings.TrimPrefix(node.Version, "v")
 		b.platforms = append(b.platforms, node.Platforms...)
 	}
 	slices.Sort(b.platforms)

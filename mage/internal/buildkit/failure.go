@@ -1,6 +1,8 @@
 package buildkit
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -56,7 +58,7 @@ const outputLines = 12
 //	--------------------
 //	ERROR: target app: failed to solve: process "/bin/sh -c false" did not complete successfully: exit code: 1
 func (m *meter) failure() *failure {
-	f := &failure{}
+	f := &failure{Platform: m.platform}
 	for _, line := range m.words {
 		if whereGrammar.MatchString(line) {
 			f.Where = line
@@ -69,7 +71,7 @@ func (m *meter) failure() *failure {
 		f.Cause = strings.Join(m.words[max(0, len(m.words)-outputLines):], "\n    ")
 	}
 	if s := m.failed; s != nil {
-		f.Step, f.Platform = s.text, s.platform
+		f.Step, f.Platform = s.text, cmp.Or(s.platform, m.platform)
 		if f.Image == "" {
 			f.Image = s.image
 		}
@@ -83,7 +85,7 @@ func (m *meter) failure() *failure {
 const diskHint = "the disk is full: `df -h` shows which one; `mage local:reset` gives back the build cache"
 
 // explain turns a failed Buildx call into an error for a person.
-func (b *Builder) explain(err error, f *failure) error {
+func (b *Builder) explain(ctx context.Context, err error, f *failure) error {
 	if kind, _ := fault.KindOf(err); kind != fault.BuildFailed {
 		return err // interrupted, or Buildx is missing
 	}
@@ -96,22 +98,28 @@ func (b *Builder) explain(err error, f *failure) error {
 	switch {
 	case strings.Contains(text, "no space left on device"):
 		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Environment, Err: f}).WithHint(diskHint)
-	case b.daemonLost(text):
-		return (&fault.Error{Op: "building", Subject: subject, Kind: fault.Unavailable, Err: f}).
-			WithHint("BuildKit went away during the build%s; run the same command again", b.logHint())
+	case daemonLost(f.Cause):
+		return b.lost(ctx, &fault.Error{Op: "building", Subject: subject, Kind: fault.Unavailable, Err: f})
 	}
 	return &fault.Error{Op: "building", Subject: subject, Kind: fault.BuildFailed, Err: f}
 }
 
 // daemonLost recognises gRPC's words for a connection that ended.
-func (b *Builder) daemonLost(text string) bool {
-	return strings.Contains(text, "error reading from server: EOF") || strings.Contains(text, "closing transport") ||
-		strings.Contains(text, "connect: connection refused") && strings.Contains(text, "dial unix")
+func daemonLost(text string) bool {
+	return strings.Contains(text, "error reading from server: ") || strings.Contains(text, "closing transport") ||
+		strings.Contains(text, "connect: connection refused") && (strings.Contains(text, "dial unix") || strings.Contains(text, "dial tcp"))
 }
 
-func (b *Builder) logHint() string {
-	if b.kind != Embedded {
-		return ""
+// lost says which BuildKit went away, and how to go on.
+func (b *Builder) lost(ctx context.Context, e *fault.Error) error {
+	if b.kind == Embedded {
+		return e.WithHint("BuildKit went away during the build (its log: %s); run the same command again", b.state("daemon.log"))
 	}
-	return fmt.Sprintf(" (its log: %s)", b.state("daemon.log"))
+	if found, err := b.listed(ctx); err == nil {
+		if n, ok := absent(found.Nodes); ok {
+			e.Err = fmt.Errorf("%s went away: %w", n, e.Err)
+			return e.WithHint("start BuildKit on node %s again, then run the same command: what was built there is in its cache", n.Name)
+		}
+	}
+	return e.WithHint("BuildKit went away during the build; run the same command again")
 }

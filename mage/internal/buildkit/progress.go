@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 	"strings"
@@ -43,6 +44,7 @@ const (
 // needs: the failed step, the end of its output, and what Buildx said.
 type meter struct {
 	progress func(Event)
+	platform string // the only one there is, where BuildKit names none
 	steps    map[digest.Digest]*step
 	done     int
 	total    int
@@ -110,7 +112,7 @@ func (m *meter) announce(s *step, v vertex) {
 	if !s.visible() {
 		return
 	}
-	event := Event{Image: s.image, Platform: s.platform, Step: s.text, Cached: v.Cached, Total: m.total}
+	event := Event{Image: s.image, Platform: cmp.Or(s.platform, m.platform), Step: s.text, Cached: v.Cached, Total: m.total}
 	switch {
 	case v.Completed != nil && !s.finished:
 		s.started, s.finished = true, true

@@ -73,7 +73,7 @@ func (b *Builder) runSmoke(ctx context.Context, dir, platform, built string) err
 		if err == nil {
 			return nil
 		}
-		return b.explain(err, meter.failure())
+		return b.explain(ctx, err, meter.failure())
 	}
 	err := run("--resource", fmt.Sprintf("memory=%d", smokeMemory))
 	if err != nil && noMemoryLimit.MatchString(err.Error()) {
