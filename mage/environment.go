@@ -21,6 +21,8 @@ type environment struct {
 	github    string   // base URL of GitHub's REST API
 	state     string   // absolute path of the state directory
 	cache     string   // the user's cache directory for tools and base systems
+	shared    string   // a build cache beside the builder's own; empty is none
+	jobCache  []string // what GitHub gives a job to reach its cache; one Buildx process gets it
 	builder   string   // name of an explicit Buildx builder
 	buildkit  string   // $BUILDKIT_HOST
 	platforms []string // empty: the host's platform
@@ -62,6 +64,8 @@ func readEnvironment() (environment, error) {
 		github:   gitHubAPI(),
 		state:    filepath.Join(filepath.Dir(familyFile), ".containai"),
 		cache:    filepath.Join(cache, "containai"),
+		shared:   variable("CONTAINAI_CACHE", ""),
+		jobCache: named("ACTIONS_RUNTIME_TOKEN", "ACTIONS_RESULTS_URL", "ACTIONS_CACHE_URL", "ACTIONS_CACHE_SERVICE_V2"),
 		builder:  variable("CONTAINAI_BUILDER", ""),
 		buildkit: variable("BUILDKIT_HOST", ""),
 		caBundle: firstFile(variable("CONTAINAI_CA_BUNDLE", ""), variable("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt"),
@@ -109,6 +113,17 @@ func variable(name, otherwise string) string {
 		return value
 	}
 	return otherwise
+}
+
+// named returns those variables that are set, as NAME=value.
+func named(names ...string) []string {
+	var set []string
+	for _, name := range names {
+		if value := variable(name, ""); value != "" {
+			set = append(set, name+"="+value)
+		}
+	}
+	return set
 }
 
 func firstFile(candidates ...string) string {

@@ -30,7 +30,11 @@ func (p *builderPort) open(ctx context.Context) (*buildkit.Builder, error) {
 	if p.opened != nil {
 		return p.opened, nil
 	}
-	b, err := buildkit.Open(ctx, p.buildOptions())
+	options, err := p.buildOptions()
+	if err != nil {
+		return nil, err
+	}
+	b, err := buildkit.Open(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -40,11 +44,12 @@ func (p *builderPort) open(ctx context.Context) (*buildkit.Builder, error) {
 }
 
 // buildOptions say where a builder finds things.
-func (w *workshop) buildOptions() buildkit.Options {
+func (w *workshop) buildOptions() (buildkit.Options, error) {
+	shared, err := buildkit.ParseCache(w.env.shared, w.env.jobCache)
 	return buildkit.Options{
 		State: w.state.Dir(), Cache: w.env.cache, Builder: w.env.builder, Host: w.env.buildkit,
-		Platforms: w.platforms(), CA: w.env.caBundle, Environ: w.env.all, Now: w.env.now, Progress: w.progress.build,
-	}
+		Platforms: w.platforms(), Shared: shared, CA: w.env.caBundle, Environ: w.env.all, Now: w.env.now, Progress: w.progress.build,
+	}, err
 }
 
 // Build bakes the family into the layout.
@@ -54,7 +59,7 @@ func (p *builderPort) Build(ctx context.Context, plan release.Plan) (pipeline.Im
 	if err != nil {
 		return pipeline.Images{}, err
 	}
-	r, err := b.Build(ctx, buildkit.Request{Plan: plan, Root: p.root, Images: p.only}, p.layout)
+	r, err := b.Build(ctx, buildkit.Request{Plan: plan, Root: p.root, Images: p.only, Cache: p.cache}, p.layout)
 	if err != nil {
 		return pipeline.Images{}, err
 	}

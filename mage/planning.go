@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/internal/buildkit"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/release"
 )
 
 // planned is what build:plan prints.
@@ -19,9 +21,12 @@ type planned struct {
 	Bake      string               `json:"bake"`
 	Builder   plannedBuilder       `json:"builder"`
 	Platforms []buildkit.Readiness `json:"platforms"`
+	Cache     string               `json:"cache"` // CONTAINAI_CACHE
 	Images    []plannedImage       `json:"images"`
 	Helpers   []buildkit.Target    `json:"helpers"` // targets that images are linked to and that are none
 	Artifacts []string             `json:"artifacts"`
+
+	takers []string // channels whose releases take from a shared cache
 }
 
 type plannedBuilder struct {
@@ -33,6 +38,8 @@ type plannedImage struct {
 	buildkit.Target
 	From  string `json:"from"`
 	Smoke int    `json:"smokeTests"`
+
+	Cache buildkit.CacheOf `json:"cache"` // as build:all uses it; a release takes it where its channel allows
 }
 
 // buildPlan prints what a build would make and on what; nothing is started.
@@ -46,19 +53,31 @@ func buildPlan() command {
 		if err != nil {
 			return err
 		}
-		build, err := buildkit.NewPlan(ctx, w.buildOptions(), buildkit.Request{Plan: plan, Root: w.root})
+		options, err := w.buildOptions()
+		if err != nil {
+			return err
+		}
+		use := release.CacheFor(release.Work, family.Gate{})
+		build, err := buildkit.NewPlan(ctx, options, buildkit.Request{Plan: plan, Root: w.root, Cache: use})
 		if err != nil {
 			return err
 		}
 		out := planned{
 			Family: w.fam.Name, Tag: plan.Source.Tag(), Bake: w.fam.Bake, Artifacts: w.fam.ArtifactNames(),
+			Cache:   options.Shared.String(),
 			Builder: plannedBuilder{build.Builder, build.Fix}, Platforms: build.Platforms, Helpers: []buildkit.Target{},
 		}
 		for _, t := range build.Graph.Targets {
 			if image, ok := w.fam.Images[t.Name]; ok {
-				out.Images = append(out.Images, plannedImage{t, image.From, len(image.Smoke)})
+				cache := options.Shared.Of(t.Name, plan.Platforms, use)
+				out.Images = append(out.Images, plannedImage{t, image.From, len(image.Smoke), cache})
 			} else {
 				out.Helpers = append(out.Helpers, t)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(w.fam.Channels)) {
+			if w.fam.Channels[name].Gate.Cache {
+				out.takers = append(out.takers, name)
 			}
 		}
 		w.progress.settle()
@@ -88,8 +107,20 @@ func (p planned) String() string {
 			facts.Rows = append(facts.Rows, []string{"", "→ " + fix})
 		}
 	}
+	facts.Rows = append(facts.Rows, []string{"cache", p.cacheText()})
 	facts.Rows = append(facts.Rows, []string{"artifacts", strings.Join(p.Artifacts, ", ")})
 	return b.String() + facts.String()
+}
+
+// cacheText says who takes from the shared cache: that decides what others build.
+func (p planned) cacheText() string {
+	if p.Cache == "" {
+		return "the builder's own; CONTAINAI_CACHE names none that is shared"
+	}
+	if len(p.takers) == 0 {
+		return p.Cache + ", taken by builds and pull requests, by no release"
+	}
+	return p.Cache + ", taken by builds, pull requests and releases to " + strings.Join(p.takers, ", ")
 }
 
 func (b plannedBuilder) String() string {

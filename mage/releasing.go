@@ -18,6 +18,7 @@ type wish struct {
 	version string // v1.2.3; may be empty
 	commit  string // another than the one checked out; may be empty
 	until   pipeline.Stage
+	purpose release.Purpose
 	plan    bool // print what would be done, and stop
 }
 
@@ -31,6 +32,7 @@ func releaseOf(x wish) command {
 		if err != nil {
 			return err
 		}
+		w.cache = release.CacheFor(x.purpose, w.fam.Channels[x.channel].Gate)
 		if plan.Source, err = w.choose(ctx, p, plan.Source, x.commit); err != nil {
 			return err
 		}

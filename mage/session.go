@@ -85,6 +85,7 @@ type workshop struct {
 	client   *registry.Client
 	embedded bool
 	public   string // host[:port]/owner that people use
+	cache    release.CacheUse
 }
 
 // openWorkshop opens what every command on a registry needs; writers take the state's lock.
@@ -229,6 +230,7 @@ func (s *session) openPipeline(ctx context.Context, write bool) (*workshop, *pip
 	if err != nil {
 		return nil, nil, release.Plan{}, err
 	}
+	w.cache = release.CacheFor(release.Work, family.Gate{})
 	p, err := w.pipeline(ctx, plan)
 	return w, p, plan, err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
 )
 
 // Build makes the images, and nothing leaves this machine.
@@ -45,7 +46,7 @@ type Inspect mg.Namespace
 
 // All writes SBOMs, scans for secrets and vulnerabilities, runs the smoke tests and asks dev's gate.
 func (Inspect) All(ctx context.Context, json *bool) error {
-	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect}))
+	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect, purpose: release.Proposal}))
 }
 
 // Artifacts packs what is not an image.
@@ -76,7 +77,7 @@ type Release mg.Namespace
 
 // PR builds, inspects and gates like a release to dev, and writes to no registry.
 func (Release) PR(ctx context.Context, json *bool) error {
-	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect}))
+	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect, purpose: release.Proposal}))
 }
 
 // Dev releases this commit, or this work tree, to the dev channel. -until=build|inspect|publish|attest stops earlier.

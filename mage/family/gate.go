@@ -14,6 +14,7 @@ type Gate struct {
 	Unfixed    bool     // also those without a fixed version
 	Unscanned  bool     // true allows cells whose vulnerabilities were NOT SCANNED
 	LocalBase  bool     // true allows the mirror's root file system instead of the pinned image
+	Cache      bool     // true allows builds that can take from a cache that other machines fill
 	Unused     bool     // true allows waivers that waive nothing; they are reported
 	Waivers    []Waiver
 	VEX        []VEX
@@ -62,6 +63,7 @@ func (r *reader) gate(n *yaml.Node) (g Gate) {
 		"unfixed":        func(v *yaml.Node) { g.Unfixed = !allowed(v) },
 		"unscanned":      func(v *yaml.Node) { g.Unscanned = allowed(v) },
 		"local-base":     func(v *yaml.Node) { g.LocalBase = allowed(v) },
+		"cache":          func(v *yaml.Node) { g.Cache = allowed(v) },
 		"unused-waivers": func(v *yaml.Node) { g.Unused = allowed(v) },
 		"waivers":        func(v *yaml.Node) { r.items(v, func(v *yaml.Node) { g.Waivers = append(g.Waivers, r.waiver(v)) }) },
 		"vex":            func(v *yaml.Node) { r.items(v, func(v *yaml.Node) { g.VEX = append(g.VEX, r.vex(v)) }) },

@@ -143,6 +143,11 @@ func (g Gate) refuseRelease(r Record) []Refusal {
 	if r.Source.Dirty != "" && !g.Rules.Dirty {
 		out = append(out, Refusal{Why: "the work tree has uncommitted changes; this channel takes commits only"})
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Images)) {
+		if r.Images[name].Cached && !g.Rules.Gate.Cache {
+			out = append(out, Refusal{Why: name + " was built with a cache that other machines fill; this channel wants what was built without: unset CONTAINAI_CACHE, remove dist/ of this commit and build it again"})
+		}
+	}
 	if r.LocalBase && !g.Rules.Gate.LocalBase {
 		out = append(out, Refusal{Why: "the OS base was made from a mirror; this channel wants the pinned base image"})
 	}

@@ -106,6 +106,7 @@ type Record struct {
 type Image struct {
 	Index     graph.Node            `json:"index"`
 	Platforms map[string]graph.Node `json:"platforms"`
+	Cached    bool                  `json:"cached,omitempty"`    // its build could take from a cache that other machines fill
 	Arguments map[string]string     `json:"arguments,omitempty"` // build arguments, as the bake file gives them
 }
 

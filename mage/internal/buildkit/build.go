@@ -22,9 +22,10 @@ import (
 // Request says what to build.
 type Request struct {
 	Plan    release.Plan
-	Root    string   // directory of the family file; the bake file and its contexts are relative to it
-	Images  []string // these and what they are built on; empty means the whole family
-	Rebuild bool     // run every step again, whatever the build cache holds
+	Root    string           // directory of the family file; the bake file and its contexts are relative to it
+	Images  []string         // these and what they are built on; empty means the whole family
+	Cache   release.CacheUse // what the build does with Options.Shared
+	Rebuild bool             // run every step again, whatever the build cache holds
 }
 
 // Result is what a build left in the store.
@@ -54,6 +55,10 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err != nil {
 		return Result{}, err
 	}
+	r, cached, err := b.trust(r)
+	if err != nil {
+		return Result{}, err
+	}
 	dir, err := b.tempDir("build")
 	if err != nil {
 		return Result{}, err
@@ -73,7 +78,7 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	}
 	for name, image := range built {
 		target, _ := targets.Target(name)
-		image.Arguments = target.Arguments
+		image.Arguments, image.Cached = target.Arguments, cached
 		built[name] = image
 	}
 	return Result{Images: built, Materials: base.materials, Tools: b.Tools(), LocalBase: base.local}, nil
@@ -102,9 +107,10 @@ func (b *Builder) bake(ctx context.Context, r Request, images, settings []string
 	meters := b.meters(solves)
 	group, together := errgroup.WithContext(ctx)
 	for i, s := range solves {
-		cmd := b.buildxCommand(append(bakeArgs(r, s, b.name, images, base.context, b.options.CA), settings...)...)
+		args := append(bakeArgs(r, s, b.name, images, base.context, b.options.CA), settings...)
+		cmd := b.buildxCommand(append(args, b.options.Shared.settings(r, s.platforms, images)...)...)
 		cmd.Dir = r.Root
-		cmd.Env = append(slices.Clone(cmd.Env), epoch(r))
+		cmd.Env = append(slices.Concat(cmd.Env, b.options.Shared.Env), epoch(r))
 		cmd.Lines = meters[i].line
 		group.Go(func() error {
 			if err := tool.Run(together, cmd, fault.BuildFailed); err != nil {

@@ -31,6 +31,7 @@ type Options struct {
 	CA        string           // PEM bundle given to build steps as secret "ca"; empty gives none
 	Keep      int64            // bytes the embedded BuildKit may keep as cache; 0 means 20 GB
 	Platforms []string         // what will be built: an embedded BuildKit that cannot is refused before it is made
+	Shared    SharedCache      // a build cache beside the builder's own; the zero value is none
 	Environ   []string         // this process's environment: no build argument may hold a secret of it
 	Binfmt    string           // where the kernel lists emulators; empty is binfmt_misc's usual place
 	Now       func() time.Time // decides which day's OS base is used

@@ -12,6 +12,10 @@ target "tiny-base" {
   contexts = {
     os = "docker-image://debian:bookworm-slim@sha256:7802002798b0e351323ed2357ae6dc5a8c4d0a05a57e7f4d8f97136151d3d603"
   }
+  labels = {
+    "org.opencontainers.image.title"    = "tiny-base"
+    "org.opencontainers.image.licenses" = "Apache-2.0 AND LicenseRef-Debian"
+  }
 }
 
 target "tiny" {
