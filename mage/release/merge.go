@@ -105,8 +105,9 @@ func (r *Record) take(part Record) []string {
 		image, ok := r.Images[name]
 		if !ok {
 			image = Image{Platforms: map[string]graph.Node{}, Arguments: part.Images[name].Arguments}
-			r.Images[name] = image
 		}
+		image.Cached = image.Cached || part.Images[name].Cached
+		r.Images[name] = image
 		for platform, node := range part.Images[name].Platforms {
 			if there, ok := image.Platforms[platform]; ok && there.Digest != node.Digest {
 				wrong = append(wrong, fmt.Sprintf("%s %s is %q, another part has %q", name, platform, node.Digest, there.Digest))

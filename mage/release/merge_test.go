@@ -72,6 +72,22 @@ func TestMergeGivesTheRecordOfOneBuild(t *testing.T) {
 	}
 }
 
+// TestMergeKeepsWhatACacheMadeMarked: one machine that could take from a shared cache is enough.
+func TestMergeKeepsWhatACacheMadeMarked(t *testing.T) {
+	for _, marked := range []string{"linux/amd64", "linux/arm64"} {
+		var parts []release.Part
+		for _, platform := range bothPlatforms() {
+			r := builtFor(platform)
+			setImage(&r, "tiny", func(i *release.Image) { i.Cached = platform == marked })
+			parts = append(parts, release.Part{From: platform, Record: r})
+		}
+		got, err := release.Merge(mergePlan(t), parts)
+		if err != nil || !got.Images["tiny"].Cached || got.Images["tiny-base"].Cached {
+			t.Errorf("%s: %+v, %v, want only tiny marked", marked, got.Images, err)
+		}
+	}
+}
+
 func TestMergeRefusesWhatDoesNotFit(t *testing.T) {
 	tests := map[string]struct {
 		spoil func(*release.Record) // the part of arm64

@@ -38,7 +38,7 @@ func Assemble(ctx context.Context, p release.Plan, images map[string]release.Ima
 		if err != nil {
 			return nil, err
 		}
-		image.Arguments = images[name].Arguments
+		image.Arguments, image.Cached = images[name].Arguments, images[name].Cached
 		built[name] = image
 	}
 	return built, nil
