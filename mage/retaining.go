@@ -26,6 +26,7 @@ func (s *session) openKeeper(ctx context.Context) (*workshop, *pipeline.Keeper, 
 	if err != nil {
 		return nil, nil, err
 	}
+	w.onClose(w.client.Gather()) // it reads every manifest there is
 	k, err := w.keeper(ctx)
 	return w, k, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -133,8 +134,8 @@ func (p *bigPackage) count() map[string]int {
 	return calls
 }
 
-// keeper is who plans over the package: a family of one image.
-func bigKeeper(tb testing.TB, url, cache, state string) *pipeline.Keeper {
+// bigKeeper is who plans over the package: a family of one image. What it read is on the disk when it is done.
+func bigKeeper(tb testing.TB, url, cache, state string) (k *pipeline.Keeper, done func() error) {
 	tb.Helper()
 	check := func(err error) {
 		if err != nil {
@@ -151,7 +152,8 @@ func bigKeeper(tb testing.TB, url, cache, state string) *pipeline.Keeper {
 	check(err)
 	journal, err := s.Journal()
 	check(err)
-	k := &pipeline.Keeper{Family: fam, Base: client.Base(), Host: "big", Shelves: map[string]pipeline.Shelf{}, Journal: journal, Progress: silence{}}
+	done = client.Gather()
+	k = &pipeline.Keeper{Family: fam, Base: client.Base(), Host: "big", Shelves: map[string]pipeline.Shelf{}, Journal: journal, Progress: silence{}}
 	port := registryPort{}
 	for _, member := range fam.Members() {
 		repo, err := client.Repo(member)
@@ -160,7 +162,7 @@ func bigKeeper(tb testing.TB, url, cache, state string) *pipeline.Keeper {
 		k.Shelves[member] = api.Shelf(member, repo)
 	}
 	k.Registry, k.Ledger = port, servedOnce(tb, fam)
-	return k
+	return k, done
 }
 
 // servedOnce is a ledger in which dev served one release, whose record is not in the package.
@@ -241,8 +243,9 @@ func BenchmarkPlan(b *testing.B) {
 
 func planOver(tb testing.TB, p *bigPackage, cache string) {
 	tb.Helper()
-	f, _, err := bigKeeper(tb, p.server.URL, cache, filepath.Join(tb.TempDir(), "state")).PlanPrune(tb.Context(), retention.Allow{})
-	if err != nil || len(f.Items) != len(p.urls) {
+	k, done := bigKeeper(tb, p.server.URL, cache, filepath.Join(tb.TempDir(), "state"))
+	f, _, err := k.PlanPrune(tb.Context(), retention.Allow{})
+	if err = errors.Join(err, done()); err != nil || len(f.Items) != len(p.urls) {
 		tb.Fatalf("%d of %d manifests, %v", len(f.Items), len(p.urls), err)
 	}
 }
@@ -256,10 +259,10 @@ func timed(f func()) time.Duration {
 // fetchAll gets the lists and the manifests, as many at once as a plan does, and does nothing else.
 func fetchAll(b *testing.B, p *bigPackage) {
 	b.Helper()
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
 	defer client.CloseIdleConnections()
 	group, ctx := errgroup.WithContext(b.Context())
-	group.SetLimit(16)
+	group.SetLimit(32)
 	get := func(url string) {
 		group.Go(func() error {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.server.URL+url, nil)
@@ -302,7 +305,9 @@ func craneOf(b *testing.B) string {
 // A plan over 10,000 versions, in a process of its own whose memory the kernel counts.
 func TestAPlanOverTenThousandVersionsStaysBelow256MiB(t *testing.T) {
 	if url := os.Getenv("PLAN_OVER"); url != "" {
-		f, p, err := bigKeeper(t, url, t.TempDir(), t.TempDir()).PlanPrune(context.Background(), retention.Allow{})
+		k, done := bigKeeper(t, url, t.TempDir(), t.TempDir())
+		f, p, err := k.PlanPrune(context.Background(), retention.Allow{})
+		err = errors.Join(err, done())
 		fmt.Printf("\n%d items %d deletions %v peak=%d\n", len(f.Items), len(p.Deletes), err, peakMemory(t))
 		return
 	}

@@ -34,6 +34,7 @@ type cache struct {
 	mu     sync.Mutex
 	size   int
 	items  map[digest.Digest][]byte
+	pack   *pack // where small content goes; nil: into a file each
 	unseen int64 // bytes written since the directory was last swept; negative before the first time
 }
 
@@ -65,7 +66,12 @@ func (c *cache) put(d digest.Digest, content []byte) {
 		return
 	}
 	c.keep(d, content)
-	c.write(d, content)
+	c.mu.Lock()
+	p := c.pack
+	c.mu.Unlock()
+	if !p.add(d, content) {
+		c.write(d, content)
+	}
 }
 
 func (c *cache) has(d digest.Digest) bool {
