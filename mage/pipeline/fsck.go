@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
@@ -63,11 +64,46 @@ func (k *Keeper) Examine(ctx context.Context) (Examination, error) {
 	if err != nil {
 		return x, err
 	}
-	for _, h := range walk.Holes() {
+	holes := walk.Holes()
+	unserved, err := k.unserved(ctx, f.Items, walk)
+	if err != nil {
+		return x, err
+	}
+	for _, h := range append(holes, unserved...) {
 		x.Ailments = append(x.Ailments, k.hole(h, walk, lost))
 	}
 	x.Ailments = append(x.Ailments, k.unlisted(m, walk)...)
 	return x, nil
+}
+
+// unserved is what is listed and must stay, and what the registry does not give: what was read once is
+// in a cache, and a list is not the content.
+func (k *Keeper) unserved(ctx context.Context, items []graph.Item, walk graph.Walk) ([]graph.Hole, error) {
+	found := make([]*graph.Hole, len(items))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxReading)
+	for i, it := range items {
+		if !walk.Has(it.At) || it.Unread != "" {
+			continue // what is unread is a hole already
+		}
+		group.Go(func() error {
+			there, err := k.Registry.Repository(k.member(it.At.Repo)).Exists(ctx, nodeOf(it))
+			if err == nil && !there {
+				found[i] = &graph.Hole{At: it.At, Missing: true, Why: "it is listed, and the registry does not give it"}
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var holes []graph.Hole
+	for _, h := range found {
+		if h != nil {
+			holes = append(holes, *h)
+		}
+	}
+	return holes, nil
 }
 
 // hole is the ailment of a hole: the journal may bring back what is missing.

@@ -41,6 +41,28 @@ func TestFsckFindsNothingWhereAllIsWell(t *testing.T) {
 	})
 }
 
+// A registry that lists what it does not give (gchq/sleeper#2494) is not believed, nor is a cache.
+func TestFsckAsksForWhatItReadBefore(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		k := y.keeper()
+		if x, err := k.Examine(t.Context()); err != nil || len(x.Ailments) > 0 {
+			t.Fatalf("%+v, %v", x.Ailments, err)
+		}
+		child := y.candidate(3).Record.Images["app"].Platforms["linux/amd64"]
+		y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if strings.HasSuffix(req.URL.Path, "/app/manifests/"+child.Digest.String()) {
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+		x, err := k.Examine(t.Context())
+		if err != nil || len(x.Ailments) != 1 || x.Ailments[0].What != pipeline.Missing || !strings.Contains(x.Ailments[0].At, child.Digest.String()) {
+			t.Errorf("%+v, %v", x.Ailments, err)
+		}
+	})
+}
+
 // What a careless cleaner takes away is found, with who needs it, and what a prune of ours took
 // comes back.
 func TestFsckFindsWhatIsMissingAndRestoresWhatTheJournalHas(t *testing.T) {

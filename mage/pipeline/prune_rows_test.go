@@ -189,7 +189,7 @@ func TestC2_EvidenceStaysAndGoesWithItsSubject(t *testing.T) {
 			bundle := y.attach("app", *subject, "bundle of "+subject.Digest.String())
 			nested := y.attach("app", bundle, "about the bundle of "+subject.Digest.String())
 			*list = append(*list, bundle, nested)
-			for _, suffix := range []string{".sig", ".att"} {
+			for _, suffix := range []string{".sig", ".att", ".sbom"} {
 				n := y.push("app", subject.Digest.String()+suffix)
 				y.tag("app", graph.FallbackTag(subject.Digest)+suffix, n)
 				*list = append(*list, n)
@@ -564,6 +564,17 @@ func TestC11_ARollbackToWhatWasPrunedIsRefusedBeforeAnyTagMoves(t *testing.T) {
 }
 
 func TestC12_ThePlanIsTheSameWhetherItIsAppliedAndPlanningWritesNothing(t *testing.T) {
+	t.Run("a registry with the referrers API, without a list and without ages", func(t *testing.T) {
+		t.Parallel()
+		y := newYard(t, "another")
+		before := y.requests()
+		if _, p := y.plan(y.keeper()); len(p.Deletes) == 0 {
+			t.Error("nothing would be deleted")
+		}
+		if w := y.writes(before); len(w) > 0 {
+			t.Errorf("planning wrote %v", w)
+		}
+	})
 	onBoth(t, func(t *testing.T, y *yard) {
 		before := y.requests()
 		_, dry := y.plan(y.keeper())
