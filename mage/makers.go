@@ -91,7 +91,6 @@ type inspectorPort struct {
 	*workshop
 	dist   dist
 	layout *registry.Layout
-	steps  []inspect.Step // what the last inspection did
 }
 
 // Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
@@ -114,7 +113,13 @@ func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidenc
 	if err != nil {
 		return nil, err
 	}
-	p.steps = inspector.Steps()
+	for _, s := range inspector.Steps() {
+		for i := range reports {
+			if reports[i].Cell == s.Cell {
+				reports[i].Checks = append(reports[i].Checks, evidence.Check{Name: string(s.Check), Took: s.Duration, Cached: s.Cached})
+			}
+		}
+	}
 	for _, r := range reports[len(job.Cells):] {
 		if len(r.Findings) > 0 {
 			f := r.Findings[0]

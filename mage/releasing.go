@@ -3,6 +3,8 @@ package mage
 import (
 	"bytes"
 	"context"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
@@ -122,28 +124,59 @@ func (w *workshop) report(result pipeline.Result, channel string) error {
 	if len(result.Record.Images) == 0 {
 		return nil
 	}
+	m, err := w.model(result, channel)
+	if err != nil {
+		return err
+	}
 	d := newDist(w.root, result.Source)
+	if !m.Unchanged {
+		if err := writeFaces(d, m); err != nil {
+			return err
+		}
+	}
+	w.progress.settle()
+	return w.print(m, func() string { return summary(m, d.dir, w.root) })
+}
+
+// model is all there is to say about a release.
+func (w *workshop) model(result pipeline.Result, channel string) (report.Model, error) {
 	m := report.New(result.Record, result.Reports)
 	m.Channel, m.Registry, m.Reached, m.Unchanged = channel, w.public, string(result.Reached), result.Unchanged()
 	m.Adopted, m.Generation, m.Tagged, m.Attested = result.Adopted, result.Outcome.Generation, result.Tagged, result.Attested
 	for _, move := range result.Outcome.Moves {
 		m.Moves = append(m.Moves, strings.TrimPrefix(move.String(), w.client.Base().String()+"/"))
 	}
-	counts := w.client.Counts()
-	m.Requests = report.Requests(counts)
+	m.Requests = report.Requests(w.client.Counts())
 	m.Seconds = w.env.now().Sub(w.began).Seconds()
+	if len(result.Reports) == 0 {
+		return m, nil
+	}
+	gate, err := release.NewGate(w.fam, channel)
+	if err != nil {
+		return m, err
+	}
+	m.Verdict = gate.Judge(release.Evidenced{Built: release.Built{Record: result.Record}, Reports: result.Reports}, w.env.now())
+	return m, nil
+}
+
+// writeFaces writes what the model says for people and for code scanning.
+func writeFaces(d dist, m report.Model) error {
 	page, err := m.HTML()
 	if err != nil {
 		return err
 	}
-	if !m.Unchanged {
-		if err := writeFile(d.path("report.html"), bytes.NewReader(page)); err != nil {
-			return err
-		}
-		if err := writeFile(d.path("summary.md"), bytes.NewReader(m.Markdown(term.EscapeMarkdown))); err != nil {
+	findings, err := m.SARIF()
+	if err != nil {
+		return err
+	}
+	faces := map[string][]byte{"report.html": page, "summary.md": m.Markdown(term.EscapeMarkdown)}
+	if m.Verdict != nil {
+		faces["findings.sarif"] = findings
+	}
+	for _, name := range slices.Sorted(maps.Keys(faces)) {
+		if err := writeFile(d.path(name), bytes.NewReader(faces[name])); err != nil {
 			return err
 		}
 	}
-	w.progress.settle()
-	return w.print(m, func() string { return summary(m, d.dir, w.root) })
+	return nil
 }

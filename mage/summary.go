@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/report"
@@ -23,12 +25,17 @@ func summary(m report.Model, dir, root string) string {
 		}
 		out.WriteString(members.String() + "\n")
 	}
-	if len(m.Cells) > 0 && !m.Unchanged {
-		cells := term.Table{Head: []string{"image", "platform", "packages", "secrets", "vulnerabilities", "smoke tests"}}
-		for _, c := range m.Cells {
-			cells.Rows = append(cells.Rows, []string{c.Image, c.Platform, fmt.Sprint(c.Packages), c.Secrets, c.Vulns, c.Smoke})
+	if len(m.Checks) > 0 && !m.Unchanged {
+		checks := term.Table{Head: []string{"image", "platform", "digest", "check", "took", "result"}}
+		for _, c := range m.Checks {
+			checks.Rows = append(checks.Rows, []string{c.Image, c.Platform, shortDigest(c.Digest), c.Check, c.Took(), c.Result})
 		}
-		out.WriteString(cells.String() + "\n")
+		out.WriteString(checks.String() + "\n")
+	}
+	if m.Verdict != nil {
+		for _, warning := range m.Verdict.Warnings {
+			fmt.Fprintf(&out, "warning: %s\n", term.Escape(warning))
+		}
 	}
 	if n := m.NotScanned(); n > 0 {
 		fmt.Fprintf(&out, "%d of %d cells: vulnerabilities NOT SCANNED; they are not known to be clean.\n", n, len(m.Cells))
@@ -37,11 +44,17 @@ func summary(m report.Model, dir, root string) string {
 		dir = relative
 	}
 	fmt.Fprintf(&out, "page      %s\n", filepath.Join(dir, "report.html"))
+	if m.Verdict != nil && len(m.Verdict.Findings) > 0 && !m.Unchanged {
+		fmt.Fprintf(&out, "findings  %s\n", filepath.Join(dir, "findings.sarif"))
+	}
 	if m.Reached == string(pipeline.UntilPromote) {
 		fmt.Fprintf(&out, "next      mage verify:channel %s, or mage local:serve for other clients\n", m.Channel)
 	}
 	return out.String()
 }
+
+// shortDigest is as much of a digest as people compare.
+func shortDigest(d digest.Digest) string { return d.String()[:min(len(d), len("sha256:")+12)] }
 
 func fileList(files map[string]string, root string) string {
 	var out strings.Builder

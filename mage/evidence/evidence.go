@@ -152,8 +152,7 @@ type SmokeResult struct {
 
 // Check is one look at one cell in this run.
 type Check struct {
-	Name   string        `json:"check"` // "sbom", "secrets", "vulnerabilities", "smoke"
-	Detail string        `json:"detail"`
-	Took   time.Duration `json:"nanoseconds"`
-	Cached bool          `json:"cached"` // the same bytes were looked at before, by the same tools
+	Name   string // "sbom", "secrets", "vulnerabilities", "smoke"
+	Took   time.Duration
+	Cached bool // the same bytes were looked at before, by the same tools
 }

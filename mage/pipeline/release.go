@@ -88,7 +88,9 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 	if result.Outcome, err = p.Promote(ctx, Promotion{Published: pub, Channel: channel, Version: o.Version, Moved: o.Moved}); err != nil {
 		return result, err
 	}
-	result.Reached, result.Reports = UntilPromote, result.Outcome.Reports
+	if result.Reached = UntilPromote; len(result.Reports) == 0 {
+		result.Reports = result.Outcome.Reports
+	}
 	return result, nil
 }
 

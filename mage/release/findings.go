@@ -46,6 +46,11 @@ func (f Found) Place() string {
 	return f.Path
 }
 
+// Where is the package, or the place, that a finding is about.
+func (f Found) Where() string {
+	return strings.TrimSpace(strings.Join([]string{f.Package, f.Version, f.Place()}, " "))
+}
+
 func (f Found) what() string {
 	switch f.Kind {
 	case evidence.Secret:

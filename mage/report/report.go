@@ -38,7 +38,9 @@ type Model struct {
 	Moves      []string          `json:"moves"`
 	Members    []Member          `json:"members"`
 	Cells      []Cell            `json:"cells"`
-	Materials  map[string]string `json:"materials"` // name → URI and digest
+	Checks     []Check           `json:"checks"`            // of every cell, every one
+	Verdict    *release.Verdict  `json:"verdict,omitempty"` // of the channel's gate, if it was asked
+	Materials  map[string]string `json:"materials"`         // name → URI and digest
 	Tools      map[string]string `json:"tools"`
 	Requests   Requests          `json:"requests"`
 	Seconds    float64           `json:"seconds"`
@@ -83,7 +85,7 @@ type Cell struct {
 
 // New makes the model of a record and its reports; the caller adds what the run did.
 func New(r release.Record, reports []evidence.Report) Model {
-	m := Model{Family: r.Family, Tag: r.Source.Tag(), Commit: r.Source.Commit, Tools: map[string]string{}, Materials: map[string]string{}, Moves: []string{}, Cells: []Cell{}}
+	m := Model{Family: r.Family, Tag: r.Source.Tag(), Commit: r.Source.Commit, Tools: map[string]string{}, Materials: map[string]string{}, Moves: []string{}, Cells: []Cell{}, Checks: []Check{}}
 	maps.Copy(m.Tools, r.Tools)
 	members := r.Members()
 	for _, name := range slices.Sorted(maps.Keys(members)) {
@@ -97,6 +99,7 @@ func New(r release.Record, reports []evidence.Report) Model {
 			m.Tools[name] = version
 		}
 		m.Cells = append(m.Cells, newCell(report))
+		m.Checks = append(m.Checks, newChecks(report)...)
 	}
 	return m
 }
@@ -118,6 +121,9 @@ func newCell(r evidence.Report) Cell {
 	c.Smoke = fmt.Sprintf("%d of %d", passed, len(r.Smoke))
 	return c
 }
+
+// notScanned reports whether a result says that nobody looked.
+func notScanned(result string) bool { return strings.HasPrefix(result, "NOT SCANNED") }
 
 // count prints findings of a kind by severity, worst first.
 func count(r evidence.Report, kind evidence.FindingKind, coverage evidence.Coverage) string {
@@ -191,14 +197,15 @@ func (m Model) Markdown(escape func(string) string) []byte {
 	var out bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
 	line("# %s %s\n\n%s\n", escape(m.Family), short(m.Tag), escape(m.Headline()))
+	m.verdictMarkdown(line, escape)
 	line("| member | digest |\n|---|---|")
 	for _, member := range m.Members {
 		line("| %s | `%s` |", escape(member.Name), member.Digest)
 	}
-	if len(m.Cells) > 0 {
-		line("\n| image | platform | packages | secrets | vulnerabilities | smoke tests |\n|---|---|---|---|---|---|")
-		for _, c := range m.Cells {
-			line("| %s | %s | %d | %s | %s | %s |", escape(c.Image), escape(c.Platform), c.Packages, escape(c.Secrets), escape(c.Vulns), c.Smoke)
+	if len(m.Checks) > 0 {
+		line("\n| image | platform | check | result | took | digest |\n|---|---|---|---|---|---|")
+		for _, c := range m.Checks {
+			line("| %s | %s | %s | %s | %s | `%s` |", escape(c.Image), escape(c.Platform), c.Check, escape(c.Result), c.Took(), c.Digest)
 		}
 	}
 	if n := m.NotScanned(); n > 0 {
@@ -208,12 +215,44 @@ func (m Model) Markdown(escape func(string) string) []byte {
 	return out.Bytes()
 }
 
+// maxListed is how many findings the summary lists.
+const maxListed = 10
+
+// verdictMarkdown tells why the gate said no, the worst first, and what it warned about.
+func (m Model) verdictMarkdown(line func(string, ...any), escape func(string) string) {
+	if m.Verdict == nil {
+		return
+	}
+	if m.Verdict.Refuses() {
+		line("**The gate of %s said no:** %d findings and %d other reasons.\n", escape(m.Channel), m.Verdict.Blocking(), len(m.Verdict.Refusals))
+	}
+	blocking := m.Verdict.Findings[:m.Verdict.Blocking()]
+	if len(blocking) > 0 {
+		line("| severity | id | where | fixed in | came in with | inherited by |\n|---|---|---|---|---|---|")
+	}
+	for i, f := range blocking {
+		if i == maxListed {
+			line("\nand %d more, in report.html and findings.sarif.", len(blocking)-maxListed)
+			break
+		}
+		line("| %s | %s | %s | %s | %s | %s |", escape(f.Severity), escape(f.ID), escape(f.Where()), escape(f.FixedIn),
+			escape(f.Cell.String()+" "+f.Instruction), escape(strings.Join(f.Inherited, ", ")))
+	}
+	for _, r := range m.Verdict.Refusals {
+		line("\n- %s", escape(r.String()))
+	}
+	for _, w := range m.Verdict.Warnings {
+		line("\n- warning: %s", escape(w))
+	}
+	line("")
+}
+
 //go:embed page.html
 var page string
 
 // HTML returns report.html: one self-contained page, no script, nothing loaded from elsewhere.
 func (m Model) HTML() ([]byte, error) {
-	t, err := template.New("page").Funcs(template.FuncMap{"short": short}).Parse(page)
+	t, err := template.New("page").Funcs(template.FuncMap{"short": short, "notScanned": notScanned}).Parse(page)
 	if err != nil {
 		return nil, fmt.Errorf("parsing page: %w", err)
 	}

@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/report"
@@ -26,7 +29,50 @@ func model(reports ...evidence.Report) report.Model {
 func scan(coverage evidence.Coverage, findings ...evidence.Finding) evidence.Report {
 	return evidence.Report{
 		Cell: evidence.Cell{Image: "tiny", Platform: "linux/amd64"}, Digest: digest.FromString("x"),
-		Secrets: evidence.Scanned, Vulnerabilities: coverage, Reason: "no database", Findings: findings,
+		SBOM: digest.FromString("sbom"), Secrets: evidence.Scanned, Vulnerabilities: coverage, Reason: "no database", Findings: findings,
+	}
+}
+
+// judged is a model with the verdict of a strict channel, whose waivers hold for a day.
+func judged(r evidence.Report, waivers ...family.Waiver) report.Model {
+	m := model(r)
+	r.Digest = graph.NewNode("", []byte("content")).Digest
+	now := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
+	for i := range waivers {
+		waivers[i].Expires = now.Add(24 * time.Hour)
+	}
+	gate := release.Gate{Channel: "dev", Rules: family.Channel{Gate: family.Gate{Severities: []string{"CRITICAL", "HIGH"}, Waivers: waivers}}}
+	node := graph.NewNode("", []byte("content"))
+	record := release.Record{Images: map[string]release.Image{"tiny": {Index: node, Platforms: map[string]graph.Node{"linux/amd64": node}}}}
+	m.Verdict = gate.Judge(release.Evidenced{Built: release.Built{Record: record}, Reports: []evidence.Report{r}}, now)
+	return m
+}
+
+func TestF7EveryCellAndCheckIsListed(t *testing.T) {
+	r := scan(evidence.Scanned)
+	r.Checks = []evidence.Check{{Name: "sbom", Took: 1500 * time.Millisecond}, {Name: "secrets", Cached: true}}
+	var got []string
+	for _, c := range model(r, scan(evidence.NotScanned)).Checks {
+		got = append(got, c.Image+" "+c.Check+" "+c.Took()+" "+c.Result)
+	}
+	want := []string{
+		"tiny sbom 1.5s 0 packages", "tiny secrets cached none", "tiny vulnerabilities attested none", "tiny smoke attested 0 of 0 passed",
+		"tiny sbom attested 0 packages", "tiny secrets attested none", "tiny vulnerabilities attested NOT SCANNED: no database", "tiny smoke attested 0 of 0 passed",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("checks (-want +got):\n%s", diff)
+	}
+}
+
+func TestARefusalIsTheFirstThingTheSummarySays(t *testing.T) {
+	var findings []evidence.Finding
+	for i := range 12 {
+		findings = append(findings, evidence.Finding{Kind: evidence.Vulnerability, ID: fmt.Sprintf("CVE-2026-%d", i), Severity: "HIGH", Package: "openssl", FixedIn: "2"})
+	}
+	summary := string(judged(scan(evidence.Scanned, findings...)).Markdown(plain))
+	gate, members := strings.Index(summary, "The gate of dev said no:** 12 findings"), strings.Index(summary, "| member |")
+	if gate < 0 || gate > members || strings.Count(summary, "CVE-2026-") != 10 || !strings.Contains(summary, "and 2 more") {
+		t.Errorf("the summary says:\n%s", summary)
 	}
 }
 
@@ -54,9 +100,13 @@ func TestACellThatWasNotScannedIsNeverShownAsClean(t *testing.T) {
 
 func TestE7TextFromOutsideCannotActOnThePage(t *testing.T) {
 	evil := evidence.Finding{Kind: evidence.Vulnerability, ID: "CVE-1", Severity: "HIGH", Title: `<script>alert(1)</script>`, Package: `"><img src=x onerror=alert(1)>`}
-	page, err := model(scan(evidence.Scanned, evil)).HTML()
+	m := judged(scan(evidence.Scanned, evil))
+	page, err := m.HTML()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), "&lt;script&gt;alert(1)&lt;/script&gt;") {
+		t.Error("the page does not show the finding")
 	}
 	for _, bad := range []string{"<script>", "<img"} {
 		if strings.Contains(string(page), bad) {
