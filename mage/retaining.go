@@ -312,7 +312,7 @@ func undelete(what string, apply bool) command {
 		if err != nil {
 			return err
 		}
-		entries, err := k.Deleted(what)
+		entries, err := k.Restorable(what)
 		if err != nil {
 			return err
 		}

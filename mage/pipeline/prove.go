@@ -84,10 +84,20 @@ func (k *Keeper) Deleted(name string) ([]retention.Entry, error) {
 	return list, nil
 }
 
+// Restorable returns what a name brings back, in the order in which it comes.
+func (k *Keeper) Restorable(name string) ([]retention.Entry, error) {
+	entries, err := k.Deleted(name)
+	if err != nil {
+		return nil, err
+	}
+	return k.whole(entries)
+}
+
 // Undelete brings entries back, and the journal says so. What an entry's manifest names comes back before
-// it, if it is deleted too. What does not come back does not stop the others; the error counts it.
+// it, and what speaks about it after it, if that is deleted too. What does not come back does not stop the
+// others; the error counts it.
 func (k *Keeper) Undelete(ctx context.Context, entries []retention.Entry) error {
-	entries, err := k.withChildren(entries)
+	entries, err := k.whole(entries)
 	if err != nil {
 		return err
 	}
@@ -114,16 +124,22 @@ func (k *Keeper) Undelete(ctx context.Context, entries []retention.Entry) error 
 	return nil
 }
 
-// withChildren puts before each entry what its manifest names, at any depth: no registry takes an index
-// whose children it does not have. What came back meanwhile is left out.
-func (k *Keeper) withChildren(entries []retention.Entry) ([]retention.Entry, error) {
+// whole puts before each entry what its manifest names, as no registry takes an index whose children it
+// does not have, and after it what speaks about it, as a release without its evidence is none; at any
+// depth. What came back meanwhile is left out.
+func (k *Keeper) whole(entries []retention.Entry) ([]retention.Entry, error) {
 	deleted, err := k.Deleted("")
 	if err != nil {
 		return nil, err
 	}
-	lost := map[string]retention.Entry{}
+	lost, named := map[string]retention.Entry{}, map[string]graph.Links{}
+	about := map[string][]string{} // place → what speaks about it
 	for _, e := range deleted {
-		lost[e.At] = e
+		lost[e.At], named[e.At] = e, k.links(e)
+		repo, _, _ := strings.Cut(e.At, "@")
+		for _, subject := range subjects(e, named[e.At]) {
+			about[repo+"@"+subject.String()] = append(about[repo+"@"+subject.String()], e.At)
+		}
 	}
 	var ordered []retention.Entry
 	var add func(at string)
@@ -134,10 +150,13 @@ func (k *Keeper) withChildren(entries []retention.Entry) ([]retention.Entry, err
 		}
 		delete(lost, at) // each once
 		repo, _, _ := strings.Cut(at, "@")
-		for _, c := range k.children(e) {
+		for _, c := range named[at].Children {
 			add(repo + "@" + c.Digest.String())
 		}
 		ordered = append(ordered, e)
+		for _, r := range about[at] {
+			add(r)
+		}
 	}
 	for _, e := range entries {
 		add(e.At)
@@ -145,22 +164,36 @@ func (k *Keeper) withChildren(entries []retention.Entry) ([]retention.Entry, err
 	return ordered, nil
 }
 
-// children are what a deleted manifest names, as far as the trash can tell: what it cannot, restoring it says.
-func (k *Keeper) children(e retention.Entry) []graph.Node {
+// subjects are what a deleted manifest speaks about, by its own word and by its tags.
+func subjects(e retention.Entry, l graph.Links) []digest.Digest {
+	var list []digest.Digest
+	if l.Subject != "" {
+		list = append(list, l.Subject)
+	}
+	for _, tag := range e.Tags {
+		if subject, _, ok := graph.TagSubject(tag); ok {
+			list = append(list, subject)
+		}
+	}
+	return list
+}
+
+// links are what a deleted manifest names, as far as the trash can tell: what it cannot, restoring it says.
+func (k *Keeper) links(e retention.Entry) graph.Links {
 	_, hex, _ := strings.Cut(e.At, "@")
 	d, err := digest.Parse(hex)
 	if err != nil {
-		return nil
+		return graph.Links{}
 	}
 	content, found, err := k.Journal.Kept(d)
 	if err != nil || !found {
-		return nil
+		return graph.Links{}
 	}
 	links, err := graph.ReadLinks(graph.Node{MediaType: e.MediaType, Digest: d}, content)
 	if err != nil {
-		return nil
+		return graph.Links{}
 	}
-	return links.Children
+	return links
 }
 
 func (k *Keeper) restore(ctx context.Context, e retention.Entry) error {

@@ -38,3 +38,21 @@ func TestPruneDeletesWhatNoRootReachesAndLeavesEveryReleaseWhole(t *testing.T) {
 		test(t, newYard(t, "another"), 9) // the API needs no lists of referrers
 	})
 }
+
+// One name brings a release back with everything that makes it one: what it names, and its evidence.
+func TestARestoredReleaseHasItsEvidence(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		if _, err := y.prune(y.keeper()); err != nil {
+			t.Fatal(err)
+		}
+		lost, err := y.keeper().Restorable("sha-" + commitOf(0))
+		y.must(err)
+		y.must(y.keeper().Undelete(t.Context(), lost))
+		y.whole(0)
+		record, _, err := y.shelf("metadata").Resolve(t.Context(), "sha-"+commitOf(0))
+		y.must(err)
+		if list, err := y.newClientRepo("metadata").Referrers(t.Context(), record); err != nil || len(list) != 1 || list[0].Missing {
+			t.Errorf("the record has the evidence %+v, %v", list, err)
+		}
+	})
+}
