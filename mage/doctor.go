@@ -47,7 +47,7 @@ func doctor() command {
 		}
 		all := []diagnosis{
 			w.diagnoseGo(), w.diagnoseBuilder(ctx), w.diagnoseDisk(), w.diagnoseClock(ctx), w.diagnoseLogin(ctx),
-			w.diagnosePackages(ctx), w.diagnoseRole(), w.diagnoseIdentity(ctx, readAuthorities()), w.diagnoseDatabase(), w.diagnoseLedger(ctx),
+			w.diagnosePackages(ctx), w.diagnoseRole(), w.diagnoseIdentity(ctx, readAuthorities()), w.diagnoseDatabase(ctx), w.diagnoseLedger(ctx),
 		}
 		w.progress.settle()
 		if err := w.print(all, func() string { return doctorText(all) }); err != nil {
@@ -281,15 +281,37 @@ func (w *workshop) diagnoseIdentity(ctx context.Context, a authorities) diagnosi
 // freshDatabase is how old a vulnerability database may be before its scans say little.
 const freshDatabase = 24 * time.Hour
 
-func (w *workshop) diagnoseDatabase() diagnosis {
-	if w.env.database == "" {
-		return diagnosis{What: "vulnerabilities", Health: weak, Found: "no database: they will be NOT SCANNED, which strict channels refuse", Fix: "set CONTAINAI_VULNERABILITY_DB to the directory of a Trivy database"}
+// diagnoseDatabase asks the sources of the vulnerability database, and fetches nothing.
+func (w *workshop) diagnoseDatabase(ctx context.Context) diagnosis {
+	if w.env.database != "" {
+		return w.diagnoseDirectory()
 	}
+	d := databases{workshop: w, hurry: true}
+	sources := d.sources()
+	if len(sources) == 0 {
+		return diagnosis{What: "vulnerabilities", Health: weak, Found: "no database: they will be NOT SCANNED, which strict channels refuse",
+			Fix: "name sources under `vulnerabilities:` in the family file, or set CONTAINAI_VULNERABILITY_DB to the directory of a Trivy database"}
+	}
+	var causes []error
+	for _, s := range sources {
+		_, n, err := d.resolve(ctx, s)
+		if err == nil {
+			return diagnosis{What: "vulnerabilities", Health: well, Found: d.pinName(s) + " has " + n.Digest.String()}
+		}
+		causes = append(causes, err)
+	}
+	if kept, found := d.kept(sources); found {
+		return diagnosis{What: "vulnerabilities", Health: well, Found: "no source answers; the database that was fetched is young enough: " + kept.String()}
+	}
+	return broken("vulnerabilities", weak, noDatabase(causes))
+}
+
+func (w *workshop) diagnoseDirectory() diagnosis {
 	db, err := inspect.OpenDatabase(w.env.database)
 	if err != nil {
 		return broken("vulnerabilities", ill, err)
 	}
-	if err := db.CheckAge(w.env.now(), freshDatabase); err != nil {
+	if err := db.CheckAge(w.env.now(), cmp.Or(w.fam.Vulnerabilities.MaxAge, freshDatabase)); err != nil {
 		return broken("vulnerabilities", weak, err)
 	}
 	return diagnosis{What: "vulnerabilities", Health: well, Found: "database " + db.String()}

@@ -170,11 +170,11 @@ func TestDoctorKnowsTheDiskTheLoginAndTheDatabase(t *testing.T) {
 	if d := w.diagnoseDisk(); !strings.Contains(d.Found, state.Dir()) || (d.Fix == "") != (d.Health == well) {
 		t.Errorf("disk: %+v", d)
 	}
-	if d := w.diagnoseDatabase(); d.Health != weak || !strings.Contains(d.Found, "NOT SCANNED") {
+	if d := w.diagnoseDatabase(t.Context()); d.Health != weak || !strings.Contains(d.Found, "NOT SCANNED") {
 		t.Errorf("no database: %+v", d)
 	}
 	w.env.database = t.TempDir()
-	if d := w.diagnoseDatabase(); d.Health != ill || d.Fix == "" {
+	if d := w.diagnoseDatabase(t.Context()); d.Health != ill || d.Fix == "" {
 		t.Errorf("a directory that is no database: %+v", d)
 	}
 	if d := w.diagnoseLogin(t.Context()); d.Health != well {

@@ -2,6 +2,7 @@ package mage
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -91,6 +92,20 @@ type inspectorPort struct {
 	*workshop
 	dist   dist
 	layout *registry.Layout
+
+	unscanned bool // the channel allows what no vulnerability database was had for
+}
+
+// database returns the vulnerability database of this run. Where none can be had, a channel that allows
+// NOT SCANNED is told, and another is refused before anything is scanned. A directory that was named and
+// cannot be used is refused everywhere.
+func (p *inspectorPort) database(ctx context.Context) (inspect.Database, error) {
+	db, err := databases{workshop: p.workshop, hurry: p.unscanned}.find(ctx)
+	if err == nil || !p.unscanned || p.env.database != "" || errors.Is(err, fault.Interrupted) {
+		return db, err
+	}
+	p.progress.Note("inspect", "vulnerabilities", "NOT SCANNED: "+err.Error())
+	return inspect.Database{}, nil
 }
 
 // Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
@@ -103,7 +118,7 @@ func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidenc
 	if err := p.unpackPayload(ctx, b); err != nil {
 		return nil, err
 	}
-	db, err := p.database()
+	db, err := p.database(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +178,7 @@ func (p *inspectorPort) unpackPayload(ctx context.Context, b release.Built) erro
 func (p *inspectorPort) tree(name string) string { return p.dist.path("unpacked", name) }
 
 func (p *inspectorPort) job(b release.Built) inspect.Job {
-	job := inspect.Job{Layout: p.layout.Dir(), Out: p.dist.path("evidence"), Epoch: b.Record.Source.Epoch.Unix(), Now: p.env.now()}
+	job := inspect.Job{Layout: p.layout.Dir(), Out: p.dist.path("evidence"), Epoch: b.Record.Source.Epoch.Unix(), Now: p.env.now(), MaxAge: p.fam.Vulnerabilities.MaxAge}
 	for _, cell := range b.Record.Cells() {
 		n, _ := b.Record.Digest(cell)
 		job.Cells = append(job.Cells, inspect.NewCell(cell.Image, cell.Platform, n))

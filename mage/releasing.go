@@ -35,6 +35,9 @@ func releaseOf(x wish) command {
 			return err
 		}
 		w.cache = release.CacheFor(x.purpose, w.fam.Channels[x.channel].Gate)
+		if port, ok := p.Inspect.(*inspectorPort); ok {
+			port.unscanned = w.fam.Channels[x.channel].Gate.Unscanned
+		}
 		if plan.Source, err = w.choose(ctx, p, plan.Source, x.commit); err != nil {
 			return err
 		}

@@ -49,6 +49,16 @@ func (Inspect) All(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect, purpose: release.Proposal}))
 }
 
+// Mirror copies the vulnerability database, as it is, into the family's own registry: prints its plan, and acts with -apply.
+func (Inspect) Mirror(ctx context.Context, apply *bool, json *bool) error {
+	return run(ctx, output(json), mirror(given(apply)))
+}
+
+// Replay repeats the attested scan of an image, or of a report in dist/, with the same database, and lists every difference.
+func (Inspect) Replay(ctx context.Context, what string, json *bool) error {
+	return run(ctx, output(json), replay(what))
+}
+
 // Artifacts packs what is not an image.
 type Artifacts mg.Namespace
 

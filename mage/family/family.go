@@ -29,6 +29,8 @@ type Family struct {
 	Trust     Policy
 	Retention Retention
 
+	Vulnerabilities Vulnerabilities
+
 	file  string         // its name for messages
 	lines map[string]int // where it says what: "images.containai" → line
 }

@@ -66,6 +66,8 @@ func (r *reader) family(n *yaml.Node) *Family {
 		"ledger":    func(v *yaml.Node) { r.ledger(v, &f.Ledger) },
 		"trust":     func(v *yaml.Node) { r.trust(v, &f.Trust) },
 		"retention": func(v *yaml.Node) { r.retention(v, &f.Retention) },
+
+		"vulnerabilities": func(v *yaml.Node) { r.vulnerabilities(v, &f.Vulnerabilities) },
 	}, "schema", "name", "source", "bake", "platforms", "os", "images", "channels")
 	r.override(f, overrides)
 	f.file, f.lines = r.file, r.lines

@@ -39,6 +39,11 @@ func (r *reader) validate(f *Family) {
 	r.validateBase(f.Base)
 	r.validateImages(f)
 	r.validateArtifacts(f)
+	_, image := f.Images[f.Vulnerabilities.Mirror]
+	_, artifact := f.Artifacts[f.Vulnerabilities.Mirror]
+	if mirror := f.Vulnerabilities.Mirror; image || artifact {
+		r.complain(r.at("vulnerabilities", "mirror"), "%q is a member of the family; the mirror needs a repository of its own", mirror)
+	}
 	if f.Trust.Instance != "" {
 		r.validatePolicy(f.Trust, "trust")
 	}

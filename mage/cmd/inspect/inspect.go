@@ -90,12 +90,16 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 	}
 	var targets []target
 	var blobs []*blobLayer
+	known := map[digest.Digest]*blobLayer{}
 	for _, img := range images {
 		t := target{cell: img.cell.Cell, digest: img.cell.Digest, documents: img.documents, created: cmp.Or(img.created, job.Epoch)}
-		t.bom = func(ctx context.Context) (bom, error) { return imageBOM(ctx, job, img.cell, t.created) }
+		t.bom = func(ctx context.Context) (bom, error) { return imageBOM(ctx, job.Layout, img, known, t.created) }
 		for _, layer := range img.manifest.Layers {
 			t.layers = append(t.layers, layer.Digest)
-			blobs = append(blobs, &blobLayer{path: blobStore(job.Layout).path(layer.Digest), digest: layer.Digest, mediaType: layer.MediaType, events: events})
+			if known[layer.Digest] == nil {
+				known[layer.Digest] = newBlobLayer(blobStore(job.Layout).path(layer.Digest), layer.Digest, layer.MediaType, events)
+				blobs = append(blobs, known[layer.Digest])
+			}
 		}
 		targets = append(targets, t)
 	}
@@ -122,7 +126,7 @@ func packDirectory(d inspect.Directory, i int, events *eventWriter) (*blobLayer,
 	if err := inspect.PackTree(io.MultiWriter(file, hash.Hash()), d.Path); err != nil {
 		return nil, err
 	}
-	return &blobLayer{path: file.Name(), digest: hash.Digest(), mediaType: ocispec.MediaTypeImageLayer, events: events}, file.Close()
+	return newBlobLayer(file.Name(), hash.Digest(), ocispec.MediaTypeImageLayer, events), file.Close()
 }
 
 // scan collects what Trivy says about a target.

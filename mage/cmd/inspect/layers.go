@@ -3,12 +3,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
@@ -17,18 +13,11 @@ import (
 	trivy "github.com/aquasecurity/trivy/pkg/fanal/types"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/inspect"
 )
-
-// maxLayer bounds one unpacked layer, in bytes.
-const maxLayer = 16 << 30
 
 // layers holds what Trivy found in each layer, by the layer's digest.
 type layers struct {
@@ -141,91 +130,4 @@ func (i *layersImage) LayerByDiffID(h v1.Hash) (v1.Layer, error) {
 		return layer, nil
 	}
 	return nil, fmt.Errorf("no layer %s", h)
-}
-
-// blobLayer is a layer as a file. Its diff id is the digest of the blob.
-type blobLayer struct {
-	path      string
-	digest    digest.Digest
-	mediaType string
-	events    *eventWriter
-
-	opened bool // its result was not there
-	took   time.Duration
-}
-
-func (b *blobLayer) hash() v1.Hash {
-	return v1.Hash{Algorithm: b.digest.Algorithm().String(), Hex: b.digest.Encoded()}
-}
-
-func (b *blobLayer) Digest() (v1.Hash, error)             { return b.hash(), nil }
-func (b *blobLayer) DiffID() (v1.Hash, error)             { return b.hash(), nil }
-func (b *blobLayer) MediaType() (types.MediaType, error)  { return types.MediaType(b.mediaType), nil }
-func (b *blobLayer) Compressed() (io.ReadCloser, error)   { return os.Open(b.path) }
-func (b *blobLayer) Uncompressed() (io.ReadCloser, error) { return b.open() }
-
-func (b *blobLayer) Size() (int64, error) {
-	info, err := os.Stat(b.path)
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}
-
-// open unpacks the layer and tells when that begins and ends: only a layer whose result is not
-// in the cache is opened.
-func (b *blobLayer) open() (io.ReadCloser, error) {
-	file, err := os.Open(b.path)
-	if err != nil {
-		return nil, err
-	}
-	content, err := b.unpack(bufio.NewReaderSize(file, 1<<20))
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	begin := time.Now()
-	b.opened = true
-	b.events.tell(inspect.Event{Kind: inspect.Started, Layer: b.digest})
-	done := sync.OnceFunc(func() {
-		b.took = time.Since(begin)
-		b.events.tell(inspect.Event{Kind: inspect.Done, Layer: b.digest, Duration: b.took})
-		file.Close()
-	})
-	return &layerReader{Reader: content, left: maxLayer, done: done}, nil
-}
-
-func (b *blobLayer) unpack(r io.Reader) (io.Reader, error) {
-	switch b.mediaType {
-	case ocispec.MediaTypeImageLayer:
-		return r, nil
-	case ocispec.MediaTypeImageLayerZstd:
-		decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
-		if err != nil {
-			return nil, err
-		}
-		return decoder.IOReadCloser(), nil
-	default:
-		return gzip.NewReader(r)
-	}
-}
-
-// layerReader bounds a layer.
-type layerReader struct {
-	io.Reader
-	left int64
-	done func()
-}
-
-func (r *layerReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if r.left -= int64(n); r.left < 0 {
-		return 0, fmt.Errorf("it unpacks to more than %d bytes", int64(maxLayer))
-	}
-	return n, err
-}
-
-func (r *layerReader) Close() error {
-	r.done()
-	return nil
 }

@@ -35,6 +35,7 @@ type image struct {
 	cell      inspect.Cell
 	manifest  ocispec.Manifest
 	documents map[string][]byte // what is scanned as text, by name
+	diffIDs   []digest.Digest   // of the layers, as its configuration states them
 	created   int64             // Unix seconds that its configuration states; zero if it does not
 }
 
@@ -92,6 +93,7 @@ func openImage(ctx context.Context, layout string, cell inspect.Cell) (image, er
 	if err != nil {
 		return image{}, err
 	}
+	img.diffIDs = config.RootFS.DiffIDs
 	if config.Created != nil {
 		img.created = config.Created.Unix()
 	}

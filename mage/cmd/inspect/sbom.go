@@ -6,17 +6,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/CycloneDX/cyclonedx-go"
+	stereofile "github.com/anchore/stereoscope/pkg/file"
+	stereoscope "github.com/anchore/stereoscope/pkg/image"
 	"github.com/anchore/syft/syft"
 	"github.com/anchore/syft/syft/format/common/cyclonedxhelpers"
 	"github.com/anchore/syft/syft/pkg"
 	syftsbom "github.com/anchore/syft/syft/sbom"
 	"github.com/anchore/syft/syft/source"
+	"github.com/anchore/syft/syft/source/stereoscopesource"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/opencontainers/go-digest"
 	_ "modernc.org/sqlite" // Syft reads the RPM database through database/sql
 
@@ -51,35 +57,76 @@ func (t target) catalog(ctx context.Context, job inspect.Job, version string) (m
 	return made, false, results(job).Store(key, content)
 }
 
-// imageBOM catalogs the packages of an image.
-func imageBOM(ctx context.Context, job inspect.Job, cell inspect.Cell, created int64) (bom, error) {
+// imageBOM catalogs the packages of an image, over layers that were unpacked for all scanners. The
+// content of a layer must be what the image's configuration says it is: an engine would refuse another.
+func imageBOM(ctx context.Context, dir string, img image, layers map[digest.Digest]*blobLayer, created int64) (bom, error) {
 	view, err := os.MkdirTemp("", "view-")
 	if err != nil {
 		return bom{}, err
 	}
 	defer os.RemoveAll(view)
-	if err := newView(job.Layout, view, cell); err != nil {
+	content := filepath.Join(view, "content")
+	if err := errors.Join(newView(dir, view, img.cell), os.Mkdir(content, 0o700)); err != nil {
 		return bom{}, err
 	}
-	return catalog(ctx, created, "oci-dir", view, cell.Cell, cell.Digest)
+	for i, layer := range img.manifest.Layers {
+		plain, err := layers[layer.Digest].plain()
+		if err != nil {
+			return bom{}, err
+		}
+		if plain.digest != img.diffIDs[i] {
+			return bom{}, fault.New(fault.Forged, "unpacking", layer.Digest.String(), "its content is %s, the configuration of %s states %s", plain.digest, img.cell, img.diffIDs[i])
+		}
+		// Where stereoscope looks for a layer that it unpacked before (pkg/image/layer.go,
+		// uncompressedCache). If it looks elsewhere one day, it unpacks the layer itself.
+		if err := os.Symlink(plain.path, filepath.Join(content, fmt.Sprintf("%d-%s", i, plain.digest))); err != nil {
+			return bom{}, err
+		}
+	}
+	src, err := openView(ctx, view, content, img.cell)
+	if err != nil {
+		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", img.cell.String())
+	}
+	return catalog(ctx, created, src, img.cell.Cell, img.cell.Digest)
+}
+
+// openView opens the one image of a layout as Syft's own provider does (stereoscope, pkg/image/oci), which
+// has no way to name the directory of unpacked layers.
+func openView(ctx context.Context, view, content string, cell inspect.Cell) (source.Source, error) {
+	path, err := layout.FromPath(view)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := path.Image(v1.Hash{Algorithm: cell.Digest.Algorithm().String(), Hex: cell.Digest.Encoded()})
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := packed.RawManifest()
+	if err != nil {
+		return nil, err
+	}
+	img := stereoscope.New(packed, stereofile.NewTempDirGenerator("stereoscope"), content, stereoscope.WithManifest(manifest))
+	if err := img.Read(ctx); err != nil {
+		return nil, errors.Join(err, img.Cleanup())
+	}
+	return stereoscopesource.New(img, stereoscopesource.ImageConfig{
+		Reference: view, Alias: source.Alias{Name: cell.Image, Version: cell.Digest.String()},
+	}), nil
 }
 
 // directoryBOM catalogs the packages that the files of a directory declare.
 func directoryBOM(ctx context.Context, job inspect.Job, d inspect.Directory, tree digest.Digest) (bom, error) {
-	return catalog(ctx, job.Epoch, "local-directory", d.Path, d.Cell(), tree)
+	// Naming the one source matters: with several, Syft ends by pulling from registries.
+	config := syft.DefaultGetSourceConfig().WithSources("local-directory").WithBasePath(d.Path).
+		WithAlias(source.Alias{Name: d.Name, Version: tree.String()})
+	src, err := syft.GetSource(ctx, d.Path, config)
+	if err != nil {
+		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", d.Name)
+	}
+	return catalog(ctx, job.Epoch, src, d.Cell(), tree)
 }
 
-func catalog(ctx context.Context, created int64, kind, path string, cell evidence.Cell, subject digest.Digest) (bom, error) {
-	// Naming the one source matters: with several, Syft ends by pulling from registries.
-	config := syft.DefaultGetSourceConfig().WithSources(kind).
-		WithAlias(source.Alias{Name: cell.Image, Version: subject.String()})
-	if kind == "local-directory" {
-		config = config.WithBasePath(path)
-	}
-	src, err := syft.GetSource(ctx, path, config)
-	if err != nil {
-		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", cell.String())
-	}
+func catalog(ctx context.Context, created int64, src source.Source, cell evidence.Cell, subject digest.Digest) (bom, error) {
 	defer src.Close()
 	found, err := syft.CreateSBOM(ctx, src, syft.DefaultCreateSBOMConfig().WithoutFiles())
 	if err != nil {
