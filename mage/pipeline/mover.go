@@ -81,6 +81,71 @@ func (p *Pipeline) Signed(ctx context.Context, head release.Head) (bool, error) 
 	return p.isSigned(ctx, node, head.Document)
 }
 
+// vouched refuses a head that nobody who may move channels answers for: who can push to the ledger does
+// not thereby move one. A mover's signature answers for it, and for all that it follows. What was committed
+// under -breakglass has none yet: then each generation must be what planning it comes to, a rollback to
+// what was served and still verifies, or a hold.
+func (p *Pipeline) vouched(ctx context.Context, head release.Head) error {
+	if head.ID == "" {
+		return nil
+	}
+	if signed, err := p.Signed(ctx, head); err != nil || signed {
+		return err
+	}
+	newer := head
+	for h, err := range release.Chain(p.Ledger.History(ctx)) {
+		switch {
+		case err != nil:
+			return err
+		case h.Document.Generation >= newer.Document.Generation:
+			continue // committed since, or the head itself
+		}
+		if err := p.brokeGlass(ctx, h, newer); err != nil {
+			return err
+		}
+		if signed, err := p.Signed(ctx, h); err != nil || signed {
+			return err
+		}
+		newer = h
+	}
+	return p.brokeGlass(ctx, release.Head{}, newer)
+}
+
+// brokeGlass refuses an unsigned generation that is not what an emergency may do after the one before.
+func (p *Pipeline) brokeGlass(ctx context.Context, before, head release.Head) error {
+	forged := func(why string) error {
+		return fault.New(fault.Forged, "following", fmt.Sprintf("generation %d of %s", head.Document.Generation, p.Family.Name), "nobody who may move its channels signed it, and %s", why).
+			WithHint("mage ops:history shows what it did; if it is right, mage ops:refresh -early -apply, as a mover, signs it; if not, somebody pushed it to the ledger: take it off before anything else moves")
+	}
+	if !emergency(head.Document) {
+		return forged("it is no rollback or hold under -breakglass")
+	}
+	if head.Document.Previous != before.Digest() {
+		return forged("it does not follow the one before")
+	}
+	same, err := p.comesTo(ctx, before, head.Document, head.Content)
+	if errors.Is(err, fault.Unavailable) || errors.Is(err, fault.Interrupted) {
+		return err
+	}
+	if err != nil {
+		return forged("what it does is refused: " + err.Error())
+	}
+	if !same {
+		return forged("it does more than it says")
+	}
+	return nil
+}
+
+// emergency reports whether a generation is marked as what nobody needs to sign at once.
+func emergency(d release.Document) bool {
+	changed := d.Changed()
+	if len(changed) != 1 {
+		return false
+	}
+	m := d.Channels[changed[0]].Moved
+	return m.Unsigned && (m.Action == release.RolledBack || m.Action == release.Held)
+}
+
 // documentReady makes sure that a document which nobody had signed is in the registry and signed now.
 // It returns nil when nobody can: then the metadata artifact's tags stay at the document before.
 func (p *Pipeline) documentReady(ctx context.Context, head release.Head) (*graph.Node, error) {

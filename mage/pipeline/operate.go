@@ -162,7 +162,9 @@ func (p *Pipeline) PlanRefresh(ctx context.Context) (Change, error) {
 	return p.planReissue(ctx, head)
 }
 
-// PlanReissue plans to issue the channels document anew, however long it would still last.
+// PlanReissue plans to issue the channels document anew, however long it would still last, and whoever
+// committed it: so a person who has looked at the history vouches for a ledger whose signature was lost,
+// or whose movers are no longer those of the family file.
 func (p *Pipeline) PlanReissue(ctx context.Context) (Change, error) {
 	head, err := p.Ledger.Head(ctx)
 	if err != nil {
@@ -176,7 +178,7 @@ func (p *Pipeline) planReissue(ctx context.Context, head release.Head) (Change, 
 	if err != nil {
 		return Change{}, err
 	}
-	return p.change(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format(time.DateOnly)))
+	return p.changeUnvouched(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format(time.DateOnly)))
 }
 
 // Adoption is a plan to begin a ledger, and what could not be proved about what it takes over.

@@ -2,11 +2,13 @@ package pipeline_test
 
 import (
 	"maps"
+	"slices"
 	"testing"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
 )
 
 // What a channel's consumers will refuse by its policy does not enter it: somebody else's signature, what
@@ -59,4 +61,76 @@ func TestAChannelsOwnPolicyIsAsked(t *testing.T) {
 		_, err := strict.Release(t.Context(), w.plan(second), pipeline.Order{Channel: "prod", Until: pipeline.UntilPromote, Moved: because("")})
 		return err
 	})
+}
+
+// Who can push to the ledger does not thereby move a channel: what no mover signed is not followed, and
+// nothing is built on it, unless it is what an emergency may do.
+func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	p.History = history{w.plan(third).Source}
+	w.promote(t, p, "prod", second)
+	honest := w.book.heads
+	because := because("as the test says")
+	because.At = w.now
+	emergency := because
+	emergency.Unsigned = true
+	write := func(plan func(release.Head) (release.Document, error)) func() {
+		return func() {
+			document, err := plan(w.book.head())
+			w.write(t, document, err)
+		}
+	}
+	back := func(to release.State, m release.Moved) func(release.Head) (release.Document, error) {
+		return func(h release.Head) (release.Document, error) { return release.PlanRollback(h, "prod", to, m, false) }
+	}
+	mixed := w.candidate(first).State()
+	mixed.Members["app"] = w.releases[origin].Record.Members()["app"].Digest
+	for name, push := range map[string]func(){
+		"a rollback":            write(back(w.candidate(first).State(), because)),
+		"a mixture, in a hurry": write(back(mixed, emergency)),
+		"what was never served, in a hurry": write(func(h release.Head) (release.Document, error) {
+			return release.PlanRollback(h, "prod", w.candidate(third).State(), emergency, false)
+		}),
+		"a promotion, in a hurry": write(func(h release.Head) (release.Document, error) {
+			d, _, err := release.PlanPromote(h, w.fam.Name, "prod", w.candidate(third), emergency)
+			return d, err
+		}),
+		"a rollback under an emergency": func() {
+			write(back(w.candidate(first).State(), because))()
+			write(func(h release.Head) (release.Document, error) {
+				d, _, err := release.PlanHold(h, "dev", emergency)
+				return d, err
+			})()
+		},
+	} {
+		w.book.heads = slices.Clone(honest)
+		push()
+		for what, try := range map[string]func() error{
+			"reconciling": func() error { _, _, err := p.Converge(t.Context()); return err },
+			"releasing": func() error {
+				_, err := p.Release(t.Context(), w.plan(third), pipeline.Order{Channel: "dev", Until: pipeline.UntilPromote, Moved: because})
+				return err
+			},
+			"promoting":                func() error { _, err := p.Promote(t.Context(), w.promotion("dev", second, "")); return err },
+			"planning to reconcile":    func() error { _, err := p.PlanReconcile(t.Context()); return err },
+			"planning to let it go on": func() error { _, err := p.PlanHold(t.Context(), "prod", because, false); return err },
+		} {
+			t.Run(name+", "+what, func(t *testing.T) { w.still(t, fault.Forged, try) })
+		}
+	}
+	// A person who looked at it may vouch for it, and what came in a hurry and may is followed.
+	w.book.heads = slices.Clone(honest)
+	write(back(w.candidate(first).State(), because))()
+	w.apply(t, p, func() (pipeline.Change, error) { return p.PlanReissue(t.Context()) })
+	write(func(h release.Head) (release.Document, error) {
+		return release.PlanRollback(h, "prod", w.candidate(origin).State(), emergency, false)
+	})()
+	if _, _, err := p.Converge(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := w.settled(t); err != nil {
+		t.Error(err)
+	}
 }

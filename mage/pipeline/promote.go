@@ -42,8 +42,10 @@ func (p *Pipeline) Promote(ctx context.Context, pr Promotion) (Outcome, error) {
 		return err
 	})
 	group.Go(func() (err error) {
-		head, err = p.Ledger.Head(both)
-		return err
+		if head, err = p.Ledger.Head(both); err != nil {
+			return err
+		}
+		return p.vouched(both, head)
 	})
 	if err := group.Wait(); err != nil {
 		return Outcome{}, err
@@ -75,6 +77,9 @@ func (p *Pipeline) enter(ctx context.Context, head release.Head, pr Promotion) (
 			return committed, tags, err == nil, err
 		}
 		now, readErr := p.Ledger.Head(ctx)
+		if readErr == nil {
+			readErr = p.vouched(ctx, now)
+		}
 		if readErr != nil {
 			return head, nil, false, readErr
 		}

@@ -254,12 +254,14 @@ func (w *world) restore(t *testing.T) {
 			w.write(t, document, err)
 		}
 	}
+	document, err := release.PlanRefresh(w.book.head(), w.now)
+	w.write(t, document, err)
 	p := w.pipeline(t, "operator")
-	change, err := p.PlanReissue(t.Context()) // its document is signed, and the tags follow
-	if err != nil {
-		t.Fatal(err)
+	err = p.SignHead(t.Context(), w.book.head())
+	if err == nil {
+		_, _, err = p.Converge(t.Context())
 	}
-	if _, _, err := p.Apply(t.Context(), change); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -272,7 +274,8 @@ func (w *world) candidate(commit string) release.Candidate {
 // commitUnsigned leaves a ledger as -breakglass does that died before it moved a tag.
 func (w *world) commitUnsigned(t *testing.T) {
 	t.Helper()
-	document, _, err := release.PlanPromote(w.book.head(), w.fam.Name, "prod", w.candidate(second), release.Moved{Reason: "nobody can sign", At: w.now, Unsigned: true})
+	m := release.Moved{Reason: "nobody can sign", At: w.now, Unsigned: true}
+	document, err := release.PlanRollback(w.book.head(), "prod", w.candidate(origin).State(), m, false)
 	w.write(t, document, err)
 }
 

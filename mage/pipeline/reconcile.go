@@ -36,6 +36,9 @@ func (p *Pipeline) PlanReconcile(ctx context.Context) (Change, error) {
 // told and put right. It writes nothing when nothing drifted.
 func (p *Pipeline) reconcile(ctx context.Context) (release.Head, error) {
 	head, err := p.Ledger.Head(ctx)
+	if err == nil {
+		err = p.vouched(ctx, head)
+	}
 	if err != nil {
 		return head, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
@@ -24,6 +25,8 @@ func (p *Pipeline) ApplySaved(ctx context.Context, c Change) (release.Head, []Ta
 		err = p.retagAgain(ctx, c)
 	case len(c.Document) > 0 && head.ID == c.Expects:
 		err = p.planAgain(ctx, head, c)
+	default:
+		err = p.vouched(ctx, head)
 	}
 	if err != nil {
 		return release.Head{}, nil, err
@@ -52,19 +55,29 @@ func (p *Pipeline) retagAgain(ctx context.Context, c Change) error {
 // planAgain refuses a saved document that planning does not come to.
 func (p *Pipeline) planAgain(ctx context.Context, head release.Head, c Change) error {
 	saved, err := release.DecodeDocument(c.Document)
+	if err == nil && len(saved.Changed()) > 0 { // who refreshes vouches for the head
+		err = p.vouched(ctx, head)
+	}
 	if err != nil {
 		return err
 	}
-	again, err := p.derive(ctx, head, saved)
-	if err != nil {
-		return err
-	}
-	content, err := again.Encode()
-	if err == nil && !bytes.Equal(content, c.Document) {
+	same, err := p.comesTo(ctx, head, saved, c.Document)
+	if err == nil && !same {
 		err = fault.New(fault.Forged, "applying", c.Summary, "planned again, the document of generation %d is another one", saved.Generation).
 			WithHint("the plan was changed after it was made: plan again")
 	}
 	return err
+}
+
+// comesTo reports whether planning what a document says that it does, from the head before it, comes to
+// the same bytes.
+func (p *Pipeline) comesTo(ctx context.Context, head release.Head, d release.Document, content []byte) (bool, error) {
+	again, err := p.derive(ctx, head, d)
+	if err != nil {
+		return false, err
+	}
+	planned, err := again.Encode()
+	return bytes.Equal(planned, content), err
 }
 
 // derive plans what a document says that it does: from its head, by the same person, at the same time.
@@ -110,6 +123,7 @@ func (p *Pipeline) deriveRollback(ctx context.Context, head release.Head, saved 
 	if err != nil {
 		return release.Document{}, err
 	}
+	steps = slices.DeleteFunc(steps, func(s release.Step) bool { return s.Generation > head.Document.Generation }) // its own, if it is in the ledger
 	ways, err := waysBack(head, steps, channel, cmp.Or(s.Version, s.Record.String()))
 	if err != nil {
 		return release.Document{}, err
