@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -54,6 +53,9 @@ func (p *Pipeline) isMovers(bundle []byte, node graph.Node, d release.Document) 
 		if err == nil && st.PredicateType != evidence.Signature {
 			err = fmt.Errorf("it states %s", st.PredicateType)
 		}
+		if kind, _ := fault.KindOf(err); kind == fault.Environment { // there is nothing to check it against
+			return err
+		}
 		if err != nil {
 			return &fault.Error{Op: "signing", Subject: d.Summary(), Kind: fault.Environment, Err: fmt.Errorf("%w: %s does not accept it: %w", ErrNotMover, channel, err),
 				Hint: "sign as one of the movers that the family file names; every channel of the document has to accept the same one"}
@@ -68,7 +70,13 @@ func (p *Pipeline) isSigned(ctx context.Context, node graph.Node, d release.Docu
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(attached.Bundles, func(bundle []byte) bool { return p.isMovers(bundle, node, d) == nil }), nil
+	for _, bundle := range attached.Bundles {
+		err := p.isMovers(bundle, node, d)
+		if err == nil || errors.Is(err, fault.Environment) && !errors.Is(err, ErrNotMover) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // Signed reports whether a mover signed a head's document. As every document names the digest of the

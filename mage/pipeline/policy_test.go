@@ -5,6 +5,9 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/pipeline"
@@ -120,6 +123,12 @@ func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
 			t.Run(name+", "+what, func(t *testing.T) { w.still(t, fault.Forged, try) })
 		}
 	}
+	// Where a signature cannot be checked, nobody is accused.
+	w.book.heads = slices.Clone(honest)
+	blind := w.pipeline(t, "ops")
+	blind.Verifier = rootless{blind.Verifier}
+	w.still(t, fault.Environment, func() error { _, err := blind.PlanReconcile(t.Context()); return err })
+
 	// A person who looked at it may vouch for it, and what came in a hurry and may is followed.
 	w.book.heads = slices.Clone(honest)
 	write(back(w.candidate(first).State(), because))()
@@ -133,4 +142,11 @@ func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
 	if err := w.settled(t); err != nil {
 		t.Error(err)
 	}
+}
+
+// rootless verifies where the trusted root of movers is not to be had.
+type rootless struct{ pipeline.Verifier }
+
+func (rootless) VerifyMover([]byte, digest.Digest, string) (evidence.Statement, error) {
+	return evidence.Statement{}, fault.New(fault.Environment, "reading", "trusted_root.json", "it is not there")
 }
