@@ -133,7 +133,8 @@ func (w *workshop) carryOutBeside(ctx context.Context, in intent, done operation
 			return err
 		}
 	}
-	done.Steps, done.Moved = change.Steps(), []pipeline.TagMove{}
+	done.Steps, done.Moved = append([]string{}, change.Steps()...), []pipeline.TagMove{} // lists in JSON, if empty
+	done.Tags = append([]pipeline.TagMove{}, done.Tags...)
 	if in.apply && !change.Empty() {
 		if err := w.mayApply(ctx, in); err != nil {
 			return err

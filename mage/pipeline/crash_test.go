@@ -356,8 +356,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	req.Body = io.NopCloser(bytes.NewReader(content))
 	f.writes++
 	f.die(beforeWrite)
+	tip := f.tip()
 	next.ServeHTTP(w, req)
-	if effect := effectOf(req, content); effect != "" {
+	// The git of a killed process sends a push again whose answer it missed; that changes nothing.
+	if effect := effectOf(req, content); effect != "" && (effect != pushed || f.tip() != tip) {
 		f.effects = append(f.effects, effect)
 	}
 	f.seen = errors.Join(f.seen, f.watch.look(context.Background()))
@@ -376,12 +378,14 @@ func (f *front) die(when moment) {
 	panic(http.ErrAbortHandler)
 }
 
+const pushed = "git push"
+
 // effectOf names what a write changes; an upload that only begins changes nothing.
 func effectOf(req *http.Request, content []byte) string {
 	repo, _, upload := strings.Cut(req.URL.Path, "/blobs/uploads/")
 	switch {
 	case strings.HasSuffix(req.URL.Path, "/git-receive-pack"):
-		return "git push"
+		return pushed
 	case upload && req.Method == http.MethodPut:
 		return "blob " + repo + " " + req.URL.Query().Get("digest")
 	case strings.Contains(req.URL.Path, "/manifests/"):

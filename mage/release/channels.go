@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -140,8 +141,8 @@ func (d Document) check() error {
 	}
 	for _, record := range slices.Sorted(maps.Keys(d.Denied)) {
 		times["denied."+record.String()+".at"] = d.Denied[record].At
-		if record.Validate() != nil {
-			return misplacedAt("denied."+record.String(), "the record is no digest")
+		if record.Validate() != nil || !commitGrammar.MatchString(d.Denied[record].Commit) || d.Denied[record].Reason == "" {
+			return misplacedAt("denied."+record.String(), "it is no record's digest, with a commit and a reason")
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(times)) {
@@ -158,6 +159,8 @@ func (s State) check(path string, newest uint64) error {
 		return misplacedAt(path+".generation", "it is %d, the document's is %d", s.Generation, newest)
 	case !commitGrammar.MatchString(s.Commit):
 		return misplacedAt(path+".commit", "%q is no commit", s.Commit)
+	case !tagGrammar.MatchString(s.Tag):
+		return misplacedAt(path+".tag", "%q is no release's tag", s.Tag)
 	case s.Record.Validate() != nil:
 		return misplacedAt(path+".record", "%q is no digest", s.Record)
 	case s.Version != "" && !versionGrammar.MatchString(s.Version):
@@ -168,12 +171,21 @@ func (s State) check(path string, newest uint64) error {
 		return misplacedAt(path+".moved.action", "%q is no action", s.Moved.Action)
 	}
 	for _, member := range slices.Sorted(maps.Keys(s.Members)) {
+		if !nameGrammar.MatchString(member) {
+			return misplacedAt(path+".members", "%q is no name", member)
+		}
 		if s.Members[member].Validate() != nil {
 			return misplacedAt(path+".members."+member, "%q is no digest", s.Members[member])
 		}
 	}
 	return nil
 }
+
+// What the published schema says of members and tags.
+var (
+	nameGrammar = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	tagGrammar  = regexp.MustCompile(`^sha-[0-9a-f]{40}(-r[0-9]+|-dirty-[0-9a-f]{8})?$`)
+)
 
 // Digest returns the digest of a head's document, empty for an empty ledger. It is what the next
 // document names as its previous.

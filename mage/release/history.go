@@ -56,7 +56,7 @@ type Step struct {
 
 // Steps returns what every generation changed, newest first; an empty channel means all of them.
 func Steps(history iter.Seq2[Head, error], channel string) ([]Step, error) {
-	var steps []Step
+	steps := []Step{} // a list in JSON, also of nothing
 	for head, err := range Chain(history) {
 		if err != nil {
 			return steps, err

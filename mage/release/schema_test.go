@@ -50,6 +50,10 @@ func TestThePublishedSchemaDescribesTheDocument(t *testing.T) {
 		"an unknown action":   {`"action": "promote"`, `"action": "overwrite"`},
 		"an unknown member":   {`"family"`, `"famly"`},
 		"a version that none": {`"v1.2.3-rc.1"`, `"1.2.3"`},
+		"a tag of another":    {`"tag": "sha-`, `"tag": "`},
+		"a tag with a line":   {`"tag": "sha-`, `"tag": "\nsha-`},
+		"a member's name":     {`"tiny-base": "sha`, `"tiny/base": "sha`},
+		"a denial of nothing": {"\"reason\": \"it loses data\",\n      \"by\"", "\"reason\": \"\",\n      \"by\""},
 		"a short digest":      {`"previous": "sha256:`, `"previous": "sha256:0`},
 		"a time with a zone":  {`T12:00:00Z`, `T12:00:00+01:00`},
 	} {
