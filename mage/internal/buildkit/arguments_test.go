@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
 )
 
 // The bake file of a target whose arguments come from the file, from a variable, and from one that
@@ -57,6 +59,37 @@ func TestBuildArgumentsAreWhatTheBakeFileSays(t *testing.T) {
 	_, err = b.graph(t.Context(), r, []string{"base"})
 	if !errors.Is(err, fault.Refused) || fault.HintOf(err) == "" || !strings.Contains(err.Error(), "ZONE") || strings.Contains(err.Error(), "Mars") {
 		t.Errorf("an argument of the environment: %v, want Refused that names ZONE and not its value", err)
+	}
+}
+
+// TestPathsMayHaveCommas lets Buildx read what we tell it about a directory with an ugly name.
+func TestPathsMayHaveCommas(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds Buildx")
+	}
+	b, r := realBuildx(t), request(t, testFamily([]string{"linux/amd64"}))
+	ugly := filepath.Join(t.TempDir(), `a,b "c" =d`)
+	if err := os.Mkdir(ugly, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(ugly, "ca.pem"), "-----BEGIN")
+	args := bakeArgs(r, solve{platforms: []string{"linux/amd64"}, dir: ugly, out: "o"}, "default", []string{"base"}, "docker-image://debian", ugly+"/ca.pem")
+	out, err := tool.Output(t.Context(), b.buildxCommand(append(args, "--print")...), fault.Invalid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bake struct {
+		Target map[string]struct {
+			Secret []struct{ ID, Src string }
+			Output []struct{ Dest string }
+		}
+	}
+	if err := json.Unmarshal(out, &bake); err != nil {
+		t.Fatal(err)
+	}
+	base := bake.Target["base"]
+	if len(base.Output) != 1 || base.Output[0].Dest != ugly+"/o/base" || len(base.Secret) != 1 || base.Secret[0].Src != ugly+"/ca.pem" {
+		t.Errorf("Buildx read %+v", base)
 	}
 }
 

@@ -133,15 +133,23 @@ func bakeArgs(r Request, s solve, builder string, images []string, osContext, ca
 		"--set", r.Plan.Family.VettedBase() + ".contexts.os=" + osContext,
 	}
 	if ca != "" {
-		args = append(args, "--allow=fs.read="+ca, "--set", "*.secrets+=id=ca,src="+ca)
+		args = append(args, "--allow=fs.read="+ca, "--set", "*.secrets+=id=ca,"+field("src="+ca))
 	}
 	if r.Rebuild {
 		args = append(args, "--no-cache")
 	}
 	for _, image := range images {
-		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,dest=%s,rewrite-timestamp=true", image, s.layout(image)))
+		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,%s,rewrite-timestamp=true", image, field("dest="+s.layout(image))))
 	}
 	return append(args, images...)
+}
+
+// field writes one field of Buildx's comma-separated notation: paths may have commas.
+func field(s string) string {
+	if !strings.ContainsAny(s, `,"`) {
+		return s
+	}
+	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
 }
 
 // collect moves the images' layouts into one store, where what they share lies once, and proves their
