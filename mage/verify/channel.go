@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
@@ -338,6 +339,9 @@ func (w *walk) imagesStandOnTheirParents(ctx context.Context) error {
 		if parent == "" {
 			continue
 		}
+		if err := w.baseIsTrue(ctx, name, parent); err != nil {
+			return err
+		}
 		for platform, node := range w.record.Images[name].Platforms {
 			child, err := graph.Manifest(ctx, w.Registry.Repository(name), node)
 			if err != nil {
@@ -352,6 +356,19 @@ func (w *walk) imagesStandOnTheirParents(ctx context.Context) error {
 			}
 		}
 		w.result.hold(name, "built on "+parent, "its layers are a prefix, byte by byte")
+	}
+	return nil
+}
+
+// baseIsTrue: an index need not say what it was built on; one that does says its parent's digest.
+func (w *walk) baseIsTrue(ctx context.Context, name, parent string) error {
+	index, err := graph.Index(ctx, w.Registry.Repository(name), w.record.Images[name].Index)
+	if err != nil {
+		return err
+	}
+	says, want := index.Annotations[ocispec.AnnotationBaseImageDigest], w.record.Images[parent].Index.Digest
+	if says != "" && says != want.String() {
+		return refuse(fault.Forged, name, WrongLineage, "its index says that its base is %q, %s is %s", says, parent, want)
 	}
 	return nil
 }

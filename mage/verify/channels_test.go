@@ -234,6 +234,7 @@ func wrongReleases() []fraud {
 			}
 			return content
 		}}, nil},
+		{"D9", "an index that states another base", fault.Forged, verify.WrongLineage, plot{base: "sha256:" + strings.Repeat("0", 64)}, nil},
 		{"D14", "a channel tag that shows other content", fault.Forged, verify.WrongTag, plot{}, func(ctx context.Context, w *world) {
 			w.tag(ctx, "tiny-1", "dev", w.record.Images["tiny-1"].Platforms["linux/amd64"])
 		}},

@@ -92,6 +92,7 @@ type plot struct {
 	sbom     func(member, platform, document string) string // that hangs there
 	content  func(name string, fetch string) string         // a layer's content
 	index    func([]graph.Node) []graph.Node                // what an index names, after the record was written
+	base     string                                         // what the index of tiny-1 states that it was built on
 	pins     func(member string, pins []evidence.Material)  // what provenance names as the subject's parts
 	ghcr     bool                                           // the registry is GHCR, with GitHub's API beside it
 	signer   pipeline.Signer                                // signs, instead of the forge
@@ -170,7 +171,11 @@ func (w *world) build(ctx context.Context, p plot) {
 		if p.index != nil {
 			manifests = p.index(manifests)
 		}
-		image.Index = must(graph.Assemble(ctx, w.registry.Repository(name), manifests, nil))
+		notes := map[string]string{}
+		if p.base != "" && name == "tiny-1" {
+			notes[ocispec.AnnotationBaseImageDigest] = p.base
+		}
+		image.Index = must(graph.Assemble(ctx, w.registry.Repository(name), manifests, notes))
 		w.record.Images[name] = image
 	}
 	for _, kind := range []family.Kind{family.Payload, family.Installer} {
