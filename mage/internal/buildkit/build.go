@@ -51,6 +51,11 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err := b.checkPlatforms(r.Plan.Platforms); err != nil {
 		return Result{}, err
 	}
+	done, err := b.work(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	defer done()
 	targets, err := b.graph(ctx, r, images)
 	if err != nil {
 		return Result{}, err

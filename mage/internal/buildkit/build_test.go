@@ -154,6 +154,7 @@ func TestEmbeddedBuilder(t *testing.T) {
 	t.Run("builds one image and what it needs", func(t *testing.T) { testPartial(t, b) })
 	t.Run("ends when it is cancelled", func(t *testing.T) { testCancelled(t, b) })
 	t.Run("builds a foreign platform", func(t *testing.T) { testForeign(t, b) })
+	t.Run("ends when it is idle, and comes back", func(t *testing.T) { testIdle(t, b, options.State) })
 }
 
 func testBuild(t *testing.T, b *Builder, events *[]Event) {
@@ -369,6 +370,27 @@ func testForeign(t *testing.T, b *Builder) {
 	results, err := b.Smoke(t.Context(), dir, node, "linux/arm64", []family.Smoke{{Name: "machine", Run: []string{"uname", "-m"}, Prints: "^aarch64$"}})
 	if err != nil || !results[0].Passed {
 		t.Errorf("the arm64 image ran as %+v, %v", results, err)
+	}
+}
+
+// testIdle builds with a daemon that may not wait, sees it end, and builds again.
+func testIdle(t *testing.T, b *Builder, state string) {
+	_, store := newLayout(t)
+	r := request(t, testFamily([]string{"linux/amd64"}, "app"))
+	build := func(idle time.Duration) {
+		b.options.Idle = idle
+		if _, err := b.Build(t.Context(), r, store); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build(time.Hour)
+	for range 2 {
+		daemon := pidfd(t, readPid(t, state))
+		build(time.Nanosecond)
+		if ended, err := waitPidfd(t.Context(), daemon); !ended || err != nil {
+			t.Fatalf("the idle daemon still runs: %v", err)
+		}
+		build(time.Hour)
 	}
 }
 

@@ -30,6 +30,7 @@ type Options struct {
 	Engine    string           // BuildKit image for Docker, pinned by digest; empty means our own choice
 	CA        string           // PEM bundle given to build steps as secret "ca"; empty gives none
 	Keep      int64            // bytes the embedded BuildKit may keep as cache; 0 means 20 GB
+	Idle      time.Duration    // how long the embedded BuildKit waits for more to do before it ends; 0 means a minute
 	Platforms []string         // what will be built: an embedded BuildKit that cannot is refused before it is made
 	Shared    SharedCache      // a build cache beside the builder's own; the zero value is none
 	Environ   []string         // this process's environment: no build argument may hold a secret of it
@@ -61,6 +62,7 @@ type Builder struct {
 	nodes     []node
 	platforms []string
 	tools     map[string]string
+	daemon    embedded
 	closers   []func() error
 }
 
@@ -94,9 +96,11 @@ func (b *Builder) open(ctx context.Context) error {
 	if err := b.takeState(ctx); err != nil {
 		return err
 	}
+	b.closers = append(b.closers, b.daemon.close)
 	if err := b.choose(ctx); err != nil {
 		return err
 	}
+	defer b.daemon.rest(b.options.Idle)
 	return b.inspect(ctx)
 }
 
@@ -125,6 +129,9 @@ func (b *Builder) Tools() map[string]string { return maps.Clone(b.tools) }
 func (o Options) withDefaults() Options {
 	if o.Keep == 0 {
 		o.Keep = defaultKeep
+	}
+	if o.Idle == 0 {
+		o.Idle = defaultIdle
 	}
 	if o.Progress == nil {
 		o.Progress = func(Event) {}

@@ -29,7 +29,7 @@ const (
 const maxSocket = 103
 
 // startDaemon starts the embedded BuildKit below the state directory and returns its address.
-// The kernel ends it when this process dies; Close ends it otherwise.
+// The kernel ends it when this process dies; Close or idleness ends it otherwise.
 func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	binary, err := Daemon().Build(ctx, b.programs(), b.notice)
 	if err != nil {
@@ -57,7 +57,7 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b.closers = append(b.closers, func() error { return b.stopDaemon(d, run) })
+	b.daemon.stop = func() error { return b.stopDaemon(d, run) }
 	if err := os.WriteFile(b.state("pid"), []byte(strconv.Itoa(d.pid)), 0o600); err != nil {
 		return "", fault.Wrap(err, fault.Environment, "writing", b.state("pid"))
 	}

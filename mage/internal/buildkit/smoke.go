@@ -40,6 +40,11 @@ func (b *Builder) Smoke(ctx context.Context, layout string, n graph.Node, platfo
 	if len(tests) == 0 {
 		return []evidence.SmokeResult{}, nil
 	}
+	done, err := b.work(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	dir, err := b.tempDir("smoke")
 	if err != nil {
 		return nil, err
