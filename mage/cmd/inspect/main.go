@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -64,6 +65,8 @@ func tools(job inspect.Job) map[string]string {
 	versions := map[string]string{
 		inspect.ToolInspect:   inspect.Revision,
 		inspect.ToolIsolation: isolation(job.Isolation),
+		inspect.ToolView:      view(job),
+		inspect.ToolLimits:    limits(),
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -96,6 +99,30 @@ func isolation(reason string) string {
 		return reason
 	}
 	return inspect.Isolated
+}
+
+// view looks for itself, too: it believes in a read-only view only if it cannot write beside what it scans.
+func view(job inspect.Job) string {
+	at := job.Layout
+	if at == "" {
+		at = job.Directories[0].Path // a job names one of the two
+	}
+	file, err := os.CreateTemp(at, ".probe-")
+	if err != nil {
+		return inspect.ReadOnly
+	}
+	file.Close()
+	os.Remove(file.Name())
+	return cmp.Or(job.View, "none: "+at+" can be written to")
+}
+
+// limits are those that the kernel holds this process to; time is kept by who started it.
+func limits() string {
+	var memory syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_DATA, &memory); err != nil {
+		return "none: " + err.Error()
+	}
+	return inspect.Limits(memory.Cur)
 }
 
 // eventWriter writes events as JSON lines. It alone knows the time.

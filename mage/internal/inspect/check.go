@@ -82,8 +82,10 @@ func (e expected) checkReport(r evidence.Report) error {
 			return e.fail(fault.Refused, "%s %q made its report, want %q", name, Printable(r.Tools[name]), version)
 		}
 	}
-	if isolation := r.Tools[ToolIsolation]; isolation != Isolated && !strings.HasPrefix(isolation, "none: ") {
-		return e.fail(fault.Refused, "its report does not say how the scanner was isolated")
+	for name, best := range map[string]string{ToolIsolation: Isolated, ToolView: ReadOnly, ToolLimits: Limits(maxMemory)} {
+		if said := r.Tools[name]; said != best && !strings.HasPrefix(said, "none: ") {
+			return e.fail(fault.Refused, "its report says %q of the scanner's %s, want %q or why not", Printable(said), name, best)
+		}
 	}
 	if err := e.checkCoverage(r); err != nil {
 		return err

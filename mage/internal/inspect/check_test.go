@@ -28,7 +28,7 @@ func truth() (expected, evidence.Report, string) {
 	bom := fmt.Sprintf(`{"bomFormat":"CycloneDX","serialNumber":%q,"metadata":{"component":{"version":%q}},"components":[{"type":"library"},{"type":"operating-system"}]}`, SerialNumber(subject), subject)
 	report := evidence.Report{
 		Cell: want.cell, Digest: subject,
-		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated},
+		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated, ToolView: ReadOnly, ToolLimits: Limits(maxMemory)},
 		Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, Database: want.database.String(), DatabaseDigest: want.database.Digest,
 		Packages: 1, SBOM: digest.FromString(bom), Smoke: []evidence.SmokeResult{},
 		Layers:   []evidence.Layer{{Digest: digest.FromString("layer")}},
@@ -73,6 +73,9 @@ func TestF7LyingWorkerIsRefused(t *testing.T) {
 		{"of another Trivy", func(r *evidence.Report, _ *string) { r.Tools[ToolTrivy] = "v1" }},
 		{"of an older revision", func(r *evidence.Report, _ *string) { r.Tools[ToolInspect] = "0" }},
 		{"silent about isolation", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolIsolation) }},
+		{"silent about what it could write", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolView) }},
+		{"silent about its limits", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolLimits) }},
+		{"with other limits", func(r *evidence.Report, _ *string) { r.Tools[ToolLimits] = Limits(1 << 40) }},
 		{"silent about secrets", func(r *evidence.Report, _ *string) { r.Secrets = "" }},
 		{"without a scan for secrets", func(r *evidence.Report, _ *string) { r.Secrets = evidence.NotScanned }},
 		{"silent about vulnerabilities", func(r *evidence.Report, _ *string) { r.Vulnerabilities = "" }},
@@ -127,6 +130,19 @@ func TestF7MissingEvidenceNamesTheCell(t *testing.T) {
 		}
 		if _, err := want.check(dir); !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "app linux/amd64") {
 			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
+func TestF7EvidenceLargerThanItsCapIsRefused(t *testing.T) {
+	for name, limit := range map[string]int64{ReportFile: MaxReport, SBOMFile: MaxSBOM} {
+		want, report, bom := truth()
+		dir := writeEvidence(t, report, bom)
+		if err := os.Truncate(filepath.Join(dir, name), limit+1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := want.check(dir); !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "app linux/amd64") {
+			t.Errorf("%s of %d bytes: %v", name, limit+1, err)
 		}
 	}
 }

@@ -127,6 +127,7 @@ type recipe struct {
 	history        []ocispec.History
 	annotations    map[string]string
 	mediaType      string
+	packed         map[int][]byte // in place of a layer's own compressed content
 }
 
 // newLayout puts images into one OCI layout and returns the platform manifests.
@@ -152,7 +153,7 @@ func (r recipe) build(t *testing.T, store graph.Store) inspect.Cell {
 	config := ocispec.Image{Platform: ocispec.Platform{OS: os, Architecture: arch}, Config: r.config, History: r.history}
 	config.RootFS.Type = "layers"
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Annotations: r.annotations}
-	for _, files := range r.layers {
+	for i, files := range r.layers {
 		content := tarball(t, files)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(content))
 		mediaType := ocispec.MediaTypeImageLayer
@@ -160,6 +161,9 @@ func (r recipe) build(t *testing.T, store graph.Store) inspect.Cell {
 			content, mediaType = compress(t, content), ocispec.MediaTypeImageLayerGzip
 		} else {
 			mediaType = r.mediaType
+		}
+		if packed := r.packed[i]; packed != nil {
+			content = packed
 		}
 		manifest.Layers = append(manifest.Layers, push(t, store, mediaType, content))
 	}

@@ -27,7 +27,7 @@ import (
 // Revision is the version of what our own code adds to the scanners: which layers, configuration
 // strings and trees are scanned, and how findings are written. Raise it when old reports must not
 // be taken for new ones.
-const Revision = "2"
+const Revision = "3"
 
 // The names of what a report says about how it was made: keys of evidence.Report.Tools.
 const (
@@ -35,10 +35,19 @@ const (
 	ToolTrivy     = "trivy"     // version of the linked module
 	ToolInspect   = "inspect"   // Revision
 	ToolIsolation = "isolation" // Isolated, or "none: " and the reason
+	ToolView      = "view"      // ReadOnly, or "none: " and the reason
+	ToolLimits    = "limits"    // memory and time
 )
 
 // Isolated is what a report says when the worker ran in a network namespace without interfaces.
 const Isolated = "network namespace"
+
+// ReadOnly is what a report says when the worker could not have changed what it scanned, nor read what
+// is not the job's.
+const ReadOnly = "the job's files, read-only"
+
+// Limits is what a report says of the limits that a worker had.
+func Limits(memory uint64) string { return fmt.Sprintf("%d MiB, %s", memory>>20, maxRun) }
 
 // AnyPlatform is the platform of a directory: its content is not built for one.
 const AnyPlatform = "any"
@@ -77,7 +86,7 @@ func (d Directory) Cell() evidence.Cell {
 
 // Job is one inspection, complete: the worker reads nothing else, no environment and no clock.
 //
-// Cache, Database and Isolation are filled by the [Inspector].
+// Cache, Database, Isolation and View are filled by the [Inspector].
 type Job struct {
 	Layout      string        `json:"layout"` // an OCI image layout that holds all cells
 	Cells       []Cell        `json:"cells"`
@@ -90,6 +99,7 @@ type Job struct {
 	Cache       string        `json:"cache"`               // results by layer
 	Database    Database      `json:"database,omitzero"`   // zero means there is none
 	Isolation   string        `json:"isolation,omitempty"` // why there is no network namespace
+	View        string        `json:"view,omitempty"`      // why there is no read-only view
 }
 
 // EventKind says what an event tells.

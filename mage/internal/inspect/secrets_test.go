@@ -13,6 +13,7 @@ import (
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/internal/inspect"
+	"github.com/containai/containai/mage/internal/tool"
 )
 
 // TestF3SecretsInEveryLayer: every layer blob, the configuration and the manifest are searched,
@@ -168,6 +169,21 @@ func TestF3SecretOnOnePlatformIsReportedThere(t *testing.T) {
 	reports := newInspection(t, layout, cells...).mustRun(t)
 	if len(secrets(reports[0])) != 0 || len(secrets(reports[1])) != 1 {
 		t.Errorf("amd64 %+v, arm64 %+v; want the finding on arm64 alone", reports[0].Findings, reports[1].Findings)
+	}
+}
+
+// TestF7TheReportSaysWhatWasInForce when the worker ran, as it saw it itself.
+func TestF7TheReportSaysWhatWasInForce(t *testing.T) {
+	layout, cells := newLayout(t, recipe{name: "app", layers: [][]file{debian()}})
+	tools := newInspection(t, layout, cells...).mustRun(t)[0].Tools
+	if got := tools[inspect.ToolLimits]; got != inspect.Limits(4<<30) {
+		t.Errorf("limits %q", got)
+	}
+	if got := tools[inspect.ToolView]; tool.CanConfine() && got != inspect.ReadOnly {
+		t.Errorf("view %q", got)
+	}
+	if got := tools[inspect.ToolIsolation]; os.Geteuid() == 0 && got != inspect.Isolated {
+		t.Errorf("isolation %q", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package inspect_test
 
 import (
+	"archive/tar"
 	"archive/zip"
 	"bytes"
 	"encoding/json"
@@ -81,6 +82,29 @@ func TestF7UnsoundImageIsRefused(t *testing.T) {
 				t.Error("evidence was written")
 			}
 		})
+	}
+}
+
+// TestF7AnImageLargerThanTheCapIsRefused: a layer of a few megabytes that unpacks to more than the
+// worker's cap is not scanned in part. It takes a minute of unpacking.
+func TestF7AnImageLargerThanTheCapIsRefused(t *testing.T) {
+	if os.Getenv("CONTAINAI_DEEP") == "" {
+		t.Skip("unpacking 16 GiB takes a minute: mage testDeep runs it")
+	}
+	const zeros, cap = 64 << 20, 16 << 30
+	var head bytes.Buffer
+	if err := tar.NewWriter(&head).WriteHeader(&tar.Header{Name: "zeros", Typeflag: tar.TypeReg, Mode: 0o644, Size: cap + zeros}); err != nil {
+		t.Fatal(err)
+	}
+	// A gzip file may have several members (RFC 1952, section 2.2).
+	layer := append(compress(t, head.Bytes()), bytes.Repeat(compress(t, make([]byte, zeros)), cap/zeros+1)...)
+	layout, cells := newLayout(t, recipe{name: "app", layers: [][]file{debian(), {{"hello", "hello"}}}, packed: map[int][]byte{1: layer}})
+	run := newInspection(t, layout, cells...)
+	if _, err := run.run(t); !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "it unpacks to more than") {
+		t.Errorf("got %v, want a refusal", err)
+	}
+	if _, err := os.Stat(run.job.Dir(cells[0].Cell)); err == nil {
+		t.Error("evidence was written")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -21,14 +22,22 @@ import (
 // Limits of one run of the worker.
 const (
 	maxRun      = 45 * time.Minute // a worker that needs longer hangs
+	maxMemory   = 4 << 30          // bytes that it may allocate; it ends with the next
 	memoryLimit = "1536MiB"        // soft limit of its heap: GOMEMLIMIT
 	tailLines   = 12               // how much of its log an error quotes
 )
 
-// runWorker runs the worker in a network namespace of its own, or says in the job why not.
+// runWorker runs the worker in a network namespace of its own and with a view of the disk that is read-only
+// but for its cache and its output, or says in the job why not.
 func (i *Inspector) runWorker(ctx context.Context, job Job, scratch string) error {
 	limited, cancel := context.WithTimeout(ctx, maxRun)
 	defer cancel()
+	if !tool.CanConfine() {
+		job.View = "none: this kernel has no Landlock"
+	}
+	if err := os.MkdirAll(job.Out, 0o755); err != nil {
+		return fault.Wrap(err, fault.Environment, "creating", job.Out)
+	}
 	run := workerRun{progress: i.progress}
 	err := run.start(limited, i.worker, scratch, job, true)
 	if refused := namespaceRefused(err); refused != nil {
@@ -87,11 +96,22 @@ func (r *workerRun) start(ctx context.Context, worker, scratch string, job Job, 
 	events, logs := newLines(r.event), newLines(r.log)
 	defer logs.Close()
 	defer events.Close()
-	child, err := tool.Start(ctx, command, events, logs)
-	if err != nil {
-		return err
+	return tool.RunConfined(ctx, command, viewOf(job, scratch), events, logs)
+}
+
+// viewOf is what a job needs of the disk.
+func viewOf(job Job, scratch string) tool.View {
+	v := tool.View{Read: []string{job.Layout}, Write: []string{scratch, job.Out}, Memory: maxMemory}
+	if job.Database.Dir != "" {
+		v.Read = append(v.Read, job.Database.Dir)
 	}
-	return child.Wait()
+	if job.Cache != "" {
+		v.Write = append(v.Write, job.Cache)
+	}
+	for _, d := range job.Directories {
+		v.Read = append(v.Read, d.Path)
+	}
+	return v
 }
 
 func (r *workerRun) event(line string) {

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/tool"
 )
 
 // runScript runs a shell script in the worker's place, the way the worker is run, and returns
@@ -20,7 +23,8 @@ func runScript(ctx context.Context, t *testing.T, script string, progress func(E
 	if err := os.WriteFile(path, []byte("#!/bin/sh\nPATH=/usr/bin:/bin\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return New(path, scratch, Database{}, progress).runWorker(ctx, Job{Layout: "layout"}, scratch)
+	job := Job{Layout: filepath.Join(scratch, "layout"), Out: filepath.Join(scratch, "out")}
+	return New(path, scratch, Database{}, progress).runWorker(ctx, job, scratch)
 }
 
 // scriptLog returns what a script writes, line by line.
@@ -46,7 +50,7 @@ func TestF7WorkerThatFailsIsClassified(t *testing.T) {
 		{"as forged when it succeeds and says it failed", `echo '{"kind":"failed","message":"it did not work"}'`, fault.Forged, "it did not work"},
 		{"as forged when it says something else", `echo 'Hello!'`, fault.Forged, "Hello!"},
 		{"as forged when it claims that evidence was there", `echo '{"kind":"reused"}'`, fault.Forged, "reused"},
-		{"as forged when it writes no line ends", `head -c 2000000 /dev/zero`, fault.Forged, "token too long"},
+		{"as forged when it writes no line ends", `printf %02000000d 0`, fault.Forged, "token too long"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -81,11 +85,71 @@ func TestWorkerHasNoNetwork(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be sure to get a network namespace")
 	}
-	for _, line := range scriptLog(t, "cat /proc/net/dev") {
+	out, err := tool.Output(t.Context(), tool.Command{Path: "cat", Args: []string{"/proc/net/dev"}, NoNetwork: true}, fault.Environment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
 		name, _, isInterface := strings.Cut(line, ":")
 		if isInterface && strings.TrimSpace(name) != "lo" {
 			t.Errorf("the worker has interface %q", name)
 		}
+	}
+}
+
+// TestF7WorkerCannotChangeWhatItScans: whatever a scanner becomes, the bytes that are published are those
+// that were built, and what is not the job's stays unread.
+func TestF7WorkerCannotChangeWhatItScans(t *testing.T) {
+	if !tool.CanConfine() {
+		t.Skip("this kernel has no Landlock; reports say so")
+	}
+	dir := t.TempDir()
+	layout, out, scratch, home := filepath.Join(dir, "layout"), filepath.Join(dir, "out"), filepath.Join(dir, "scratch"), filepath.Join(dir, "home")
+	for _, d := range []string{layout, scratch, home} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blob, token := filepath.Join(layout, "blob"), filepath.Join(home, "token")
+	script := strings.Join([]string{
+		"cat >/dev/null",
+		"try() { if sh -c \"$2\" 2>/dev/null >/dev/null; then echo \"$1\" >&2; fi; }",
+		"try 'reads the layout' 'cat " + blob + "'",
+		"try 'writes its output' 'echo x >" + out + "/report'",
+		"try 'writes its scratch' 'mkdir " + scratch + "/tmp && mv " + out + "/report " + scratch + "/tmp'",
+		"try 'CHANGES A BLOB' 'echo x >>" + blob + "'",
+		"try 'EMPTIES A BLOB' ': >" + blob + "'",
+		"try 'REMOVES A BLOB' 'rm -f " + blob + "'",
+		"try 'REPLACES A BLOB' 'echo x >" + scratch + "/x; mv -f " + scratch + "/x " + blob + "'",
+		"try 'ADDS A BLOB' 'echo x >" + layout + "/other'",
+		"try 'READS A TOKEN' 'cat " + token + "'",
+		"try 'READS A PASSWORD FILE' 'cat /etc/shadow || cat /etc/passwd'",
+		"try 'READS THE ENVIRONMENT OF ITS PARENT' 'cat /proc/" + strconv.Itoa(os.Getpid()) + "/environ'",
+		"try 'SIGNALS ITS PARENT' 'kill -0 " + strconv.Itoa(os.Getpid()) + "'",
+		"try 'MOUNTS' 'mount -t tmpfs none " + layout + "'",
+		"ulimit -d >&2",
+	}, "\n")
+	for path, content := range map[string]string{blob: "as it was built", token: "secret"} {
+		if err := os.WriteFile(path, []byte(content), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	worker := filepath.Join(scratch, "worker")
+	if err := os.WriteFile(worker, []byte("#!/bin/sh\nPATH=/usr/bin:/bin:/usr/sbin:/sbin\n"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var did []string
+	err := New(worker, scratch, Database{}, func(e Event) { did = append(did, e.Message) }).
+		runWorker(t.Context(), Job{Layout: layout, Out: out}, scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"reads the layout", "writes its output", "writes its scratch", strconv.Itoa(maxMemory >> 10)}
+	if !slices.Equal(did, want) {
+		t.Errorf("the worker %q, want %q", did, want)
+	}
+	if content, err := os.ReadFile(blob); err != nil || string(content) != "as it was built" {
+		t.Errorf("the blob is %q, %v", content, err)
 	}
 }
 
