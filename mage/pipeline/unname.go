@@ -51,7 +51,7 @@ func (s *sweep) take(ctx context.Context, u retention.Unnaming) error {
 		return err
 	}
 	moved, err := s.move(ctx, repo, it, waste)
-	if err != nil || len(moved) == 0 {
+	if err != nil {
 		return err
 	}
 	outcome, why, err := s.discard(ctx, shelf, waste, moved)
@@ -72,10 +72,15 @@ func (s *sweep) take(ctx context.Context, u retention.Unnaming) error {
 }
 
 // move moves an item's tags to waste, and returns the entries of those that were moved. One that
-// somebody moves meanwhile is theirs.
+// somebody moves meanwhile is theirs, and one whose record came back stays.
 func (s *sweep) move(ctx context.Context, repo Repository, it graph.Item, waste graph.Node) ([]retention.Entry, error) {
 	var moved []retention.Entry
 	for _, tag := range it.Tags {
+		if _, owned, err := s.k.metadata().Resolve(ctx, tag); err != nil {
+			return nil, err
+		} else if owned {
+			continue
+		}
 		e := retention.NewTagEntry(s.run, s.k.place(it.At), tag, it, s.facts.Now)
 		if err := s.k.Journal.Append(e); err != nil {
 			return nil, err

@@ -103,6 +103,34 @@ func TestANameWhoseRecordComesMeanwhileStays(t *testing.T) {
 	})
 }
 
+// The record's tag comes back in the last moment, on a record that is old: no list shows that as new.
+func TestANameWhoseRecordComesInTheLastMomentStays(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		kept, stale := y.alias()
+		record := y.candidate(3).Digest
+		k := y.keeper()
+		f, p := y.plan(k)
+		y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/app/manifests/") { // waste
+				y.guard(nil)
+				n, _, err := y.shelf("metadata").ByDigest(t.Context(), record)
+				y.must(err)
+				y.tag("metadata", stale[1], n)
+			}
+			next.ServeHTTP(w, req)
+		})
+		if _, err := k.Prune(t.Context(), f, p); err != nil {
+			t.Fatal(err)
+		}
+		if at := y.shows("app", stale[1]); at != kept.Digest.String() {
+			t.Errorf("%s shows %q", stale[1], at)
+		}
+		if at := y.shows("app", stale[0]); at != "" {
+			t.Errorf("%s shows %s", stale[0], at)
+		}
+	})
+}
+
 // A name that somebody moves between plan and sweep is theirs.
 func TestANameThatMovesMeanwhileIsNotTaken(t *testing.T) {
 	onBoth(t, func(t *testing.T, y *yard) {
