@@ -170,6 +170,25 @@ func TestC3_NothingIsDeletedWhereAKeptManifestCannotBeRead(t *testing.T) {
 	})
 }
 
+// A tag that is listed and not found is asked for again: the registry may have mislaid it for a moment.
+func TestC3_ATagThatIsMislaidForAMomentProtectsAllTheSame(t *testing.T) {
+	y := newYard(t, "OCI")
+	n := y.push("app", "what demo protects")
+	y.tag("app", "demo", n)
+	y.age(40 * day)
+	var mislaid atomic.Bool
+	y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if strings.HasSuffix(req.URL.Path, "/app/manifests/demo") && !mislaid.Swap(true) {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+	if _, p := y.plan(y.keeper()); planned(p, n) || !mislaid.Load() {
+		t.Errorf("it would go: %v; mislaid: %v", planned(p, n), mislaid.Load())
+	}
+}
+
 // A login that does not see the records must not conclude that there are none.
 func TestC3_NothingIsDeletedAnywhereWhereARepositoryOfAReleaseIsNotSeen(t *testing.T) {
 	onBoth(t, func(t *testing.T, y *yard) {

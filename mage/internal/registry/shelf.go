@@ -124,35 +124,48 @@ func (s *Shelf) ask(ctx context.Context, method, path string, actions ...string)
 	return s.client.auth.Do(req)
 }
 
-// resolveAll reads every tag. One that goes meanwhile is left out.
+// resolveAll reads every tag. One that is listed and shows nothing is asked for again with a new list:
+// what goes meanwhile is left out, what a registry mislaid for a moment is not.
 func (s *Shelf) resolveAll(ctx context.Context) (map[string]digest.Digest, error) {
-	names, err := s.Tags(ctx)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]digest.Digest, len(names))
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(parallelReads)
-	for i, tag := range names {
-		group.Go(func() error {
-			n, _, err := s.at(groupCtx, tag)
-			found[i] = n.Digest
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
 	tags := map[string]digest.Digest{}
-	for i, tag := range names {
-		if found[i] != "" {
-			tags[tag] = found[i]
+	for range 2 {
+		names, err := s.Tags(ctx)
+		if err != nil {
+			return nil, err
+		}
+		names = slices.DeleteFunc(slices.Clone(names), func(tag string) bool { return tags[tag] != "" })
+		found, err := s.resolve(ctx, names)
+		if err != nil {
+			return nil, err
+		}
+		for i, tag := range names {
+			if found[i] != "" {
+				tags[tag] = found[i]
+			}
+		}
+		if !slices.Contains(found, "") {
+			break
 		}
 	}
 	s.mu.Lock()
 	s.tags = tags
 	s.mu.Unlock()
 	return tags, nil
+}
+
+// resolve returns the digest under each tag, empty for what shows nothing.
+func (s *Shelf) resolve(ctx context.Context, names []string) ([]digest.Digest, error) {
+	found := make([]digest.Digest, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelReads)
+	for i, tag := range names {
+		group.Go(func() error {
+			n, _, err := s.at(ctx, tag)
+			found[i] = n.Digest
+			return err
+		})
+	}
+	return found, group.Wait()
 }
 
 // walk finds everything that tags and the registry's own list lead to, layer by layer.
