@@ -1,13 +1,17 @@
 package buildkit
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/memory"
 
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -42,6 +46,45 @@ func TestAnnotationsStateNoBaseThatTheyDoNotKnow(t *testing.T) {
 			got := annotations(release.Plan{Family: f, Source: src}, Target{Name: test.target, Labels: labels}, test.base)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("annotations (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAnIndexSaysWhatAllItsManifestsSayAndItsParent(t *testing.T) {
+	s := memory.New()
+	manifests := map[string]graph.Node{}
+	for _, platform := range []string{"amd64", "arm64"} {
+		content, err := json.Marshal(ocispec.Manifest{
+			MediaType:   ocispec.MediaTypeImageManifest,
+			Annotations: map[string]string{"same": "on both", "differs": platform, platform: "alone"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := graph.PushBytes(t.Context(), s, ocispec.MediaTypeImageManifest, content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Platform = &ocispec.Platform{OS: "linux", Architecture: platform}
+		manifests["linux/"+platform] = n
+	}
+	parent := digest.FromString("parent")
+	for name, test := range map[string]struct {
+		parent graph.Node
+		want   map[string]string
+	}{
+		"an image": {graph.Node{Digest: parent}, map[string]string{"same": "on both", "org.opencontainers.image.base.digest": parent.String()}},
+		"the base": {graph.Node{}, map[string]string{"same": "on both"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node, err := assemble(t.Context(), s, manifests, test.parent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			index, err := graph.Index(t.Context(), s, node)
+			if diff := cmp.Diff(test.want, index.Annotations); err != nil || diff != "" {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
 			}
 		})
 	}
