@@ -35,6 +35,7 @@ type environment struct {
 	all       []string // every variable: no build argument may hold a secret of it
 	library   string   // directory of this library's source
 	job       actions.Variables
+	handover  string // digest of what an earlier job left in dist/; empty: none did
 	terminal  term.Options
 	stdout    io.Writer
 	stderr    io.Writer
@@ -76,6 +77,7 @@ func readEnvironment() (environment, error) {
 		run:      thisRun(),
 		all:      os.Environ(),
 		job:      actions.Read(func(name string) string { return variable(name, "") }),
+		handover: variable("CONTAINAI_HANDOVER", ""),
 		library:  libraryDirectory(),
 		terminal: term.For(os.Stderr, os.Getenv, time.Now),
 		stdout:   os.Stdout,

@@ -62,21 +62,25 @@ func releaseEvent() command {
 	}
 }
 
-// lookUp finds out whether the commit was published before: then it is not built again. What may not
-// be built here must have been.
+// lookUp finds out whether the commit was published and signed before: then it is not built again. What
+// may not be built here must have been.
 func (w *workshop) lookUp(ctx context.Context, p *pipeline.Pipeline, d *actions.Decision) error {
 	if !d.Publish {
 		return nil
 	}
-	_, found, err := p.Adopt(ctx, release.Source{Commit: d.Commit})
+	pub, found, err := p.Adopt(ctx, release.Source{Commit: d.Commit})
+	lacking := 0
+	if err == nil && found {
+		lacking, err = p.Unattested(ctx, pub)
+	}
 	switch {
 	case err != nil:
 		return err
-	case found:
+	case found && lacking == 0:
 		d.Build = false
-		d.Why += "; " + d.Tag + " is published"
+		d.Why += "; " + d.Tag + " is published and signed"
 	case !d.Build:
-		return fault.New(fault.Conflict, "releasing", d.Tag, "it was never published, and this event builds nothing").
+		return fault.New(fault.Conflict, "releasing", d.Tag, "it was never published whole, and this event builds nothing").
 			WithHint("release it from the default branch first, then run this again")
 	}
 	return nil
@@ -184,8 +188,7 @@ func (w *workshop) bearer(ctx context.Context, policy family.Policy) (sigstore.B
 		return sigstore.Bearer{}, fault.New(fault.Environment, "identifying", "this job", "it has no right to an identity token").
 			WithHint("give the job `permissions: id-token: write`; GitHub gives it to no pull request from a fork")
 	}
-	console := actions.NewConsole(w.env.stderr, rand.Reader)
-	job, err := sigstore.ReadBearer(ctx, sigstore.ActionsToken(a.tokenURL, a.token), sigstore.Options{Now: w.env.now}, console.Mask)
+	job, err := sigstore.ReadBearer(ctx, sigstore.ActionsToken(a.tokenURL, a.token), sigstore.Options{Now: w.env.now}, w.console.Mask)
 	if err != nil {
 		return job, err
 	}

@@ -2,6 +2,7 @@ package mage
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,7 +76,8 @@ func workshopOf(t *testing.T, j job) (*workshop, *atomic.Int64) {
 		github.ServeHTTP(rw, r)
 	}), environment{}, family.Policy{})
 	w.fam = containaiFamily(t)
-	w.env.stderr = &bytes.Buffer{}
+	log := &bytes.Buffer{}
+	w.env.stderr, w.console = log, actions.NewConsole(log, rand.Reader)
 	w.env.token, w.env.actor = jobToken, "octocat"
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	base := w.client.Base().String()

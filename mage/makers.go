@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -55,6 +56,10 @@ func (w *workshop) buildOptions() (buildkit.Options, error) {
 
 // Build bakes the family into the layout.
 func (p *builderPort) Build(ctx context.Context, plan release.Plan) (pipeline.Images, error) {
+	if p.env.handover != "" {
+		return pipeline.Images{}, fault.New(fault.Forged, "taking over", plan.Source.Tag(), "the layout is not whole, or not of %s", strings.Join(plan.Platforms, ", ")).
+			WithHint("run all jobs of the workflow again: this one builds nothing")
+	}
 	p.progress.Start("build", "family")
 	b, err := p.open(ctx)
 	if err != nil {

@@ -172,10 +172,13 @@ func replaceFile(path string, write func(io.Writer) error) error {
 }
 
 // dist is dist/<commit>/ of one source.
-type dist struct{ dir string }
+type dist struct {
+	dir   string
+	taken bool // from an earlier job, and compared with what that job said
+}
 
 func newDist(root string, src release.Source) dist {
-	return dist{filepath.Join(root, "dist", src.Tag()[len("sha-"):])}
+	return dist{dir: filepath.Join(root, "dist", src.Tag()[len("sha-"):])}
 }
 
 // hide keeps dist/ out of git: what a release writes must not make the next one's tree dirty.
@@ -230,7 +233,7 @@ func (d dist) WriteReports(reports []evidence.Report) error {
 		if err != nil {
 			return err
 		}
-		file := d.path("evidence", r.Cell.Image, strings.ReplaceAll(r.Cell.Platform, "/", "-"), "report.json")
+		file := filepath.Join(d.evidence(r.Cell), "report.json")
 		if err := writeFile(file, bytes.NewReader(append(content, '\n'))); err != nil {
 			return err
 		}

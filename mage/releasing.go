@@ -138,6 +138,9 @@ func (w *workshop) report(result pipeline.Result, channel string) error {
 		}
 	}
 	w.progress.settle()
+	if err := w.tellJob(m, d); err != nil {
+		return err
+	}
 	return w.print(m, func() string { return summary(m, d.dir, w.root) })
 }
 

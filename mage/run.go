@@ -36,10 +36,13 @@ func run(parent context.Context, f face, c command) error {
 		return exit(err)
 	}
 	s := newSession(env, f)
+	s.console.Silence()
 	err = c(ctx, s)
 	if closing := s.close(); err == nil {
 		err = closing
 	}
+	s.annotate(err)
+	s.console.Resume()
 	return exit(err)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/actions"
 	"github.com/containai/containai/mage/internal/ledger"
 	"github.com/containai/containai/mage/internal/local"
 	"github.com/containai/containai/mage/internal/registry"
@@ -27,11 +28,12 @@ type session struct {
 	face     face
 	began    time.Time
 	progress *progress
+	console  *actions.Console // of a GitHub Actions job; elsewhere nobody reads it
 	closers  []func() error
 }
 
 func newSession(env environment, f face) *session {
-	return &session{env: env, face: f, began: env.now(), progress: newProgress(env)}
+	return &session{env: env, face: f, began: env.now(), progress: newProgress(env), console: newConsole(env)}
 }
 
 func (s *session) close() error {
@@ -188,6 +190,9 @@ func (w *workshop) platforms() []string {
 // stage first needs them.
 func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.Pipeline, error) {
 	d := newDist(w.root, plan.Source)
+	if err := d.takeOver(w.env.handover, plan.Source); err != nil {
+		return nil, err
+	}
 	if err := d.hide(); err != nil {
 		return nil, err
 	}

@@ -61,6 +61,12 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, ap
 	return pub, attached, nil
 }
 
+// Unattested counts the statements that a release lacks.
+func (p *Pipeline) Unattested(ctx context.Context, pub Published) (int, error) {
+	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), pub.Record.Source.Commit)
+	return len(missing), err
+}
+
 // pending says what a release lacks whose signing failed.
 func pending(err error, tag string, lacking int) error {
 	kind, _ := fault.KindOf(err)

@@ -152,4 +152,6 @@ type Dist interface {
 	ReadRecord() (release.Record, bool, error)
 	WriteRecord(r release.Record) error
 	WriteReports(reports []evidence.Report) error
+	// ReadReports returns what an earlier job found in exactly this record, where its word was kept.
+	ReadReports(r release.Record) (reports []evidence.Report, found bool, err error)
 }

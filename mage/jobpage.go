@@ -1,0 +1,121 @@
+package mage
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/actions"
+	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/report"
+)
+
+// newConsole writes workflow commands in a job, and nothing elsewhere.
+func newConsole(env environment) *actions.Console {
+	if !env.job.Running() {
+		return actions.NewConsole(io.Discard, rand.Reader)
+	}
+	return actions.NewConsole(env.stderr, rand.Reader)
+}
+
+// annotate shows on the run's page why a command failed: the findings that stop a release one by one,
+// before all else.
+func (s *session) annotate(err error) {
+	if err == nil {
+		return
+	}
+	var all []actions.Annotation
+	var verdict *release.Verdict
+	if errors.As(err, &verdict) {
+		for _, f := range verdict.Findings[:verdict.Blocking()] {
+			all = append(all, actions.Annotation{Level: actions.Error, Title: strings.TrimSpace(f.Severity + " " + f.ID), Message: f.String()})
+		}
+	}
+	title := "exit 1"
+	if kind, ok := fault.KindOf(err); ok {
+		title = fmt.Sprintf("exit %d, %s", int(kind), kind)
+	}
+	message := err.Error()
+	if hint := fault.HintOf(err); hint != "" {
+		message += "\n→ " + hint
+	}
+	s.console.Annotate(append([]actions.Annotation{{Level: actions.Error, Title: title, Message: message}}, all...))
+}
+
+// tellJob leaves to the job what it hands over, and to its page what was released.
+func (w *workshop) tellJob(m report.Model, d dist) error {
+	if !w.env.job.Running() {
+		return nil
+	}
+	if !m.Adopted {
+		sum, err := d.handover()
+		if err == nil {
+			err = w.leave([]actions.Output{{Name: "handover", Value: sum.String()}})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if w.env.job.Summary == "" {
+		return nil
+	}
+	return actions.WriteSummary(w.env.job.Summary, jobPage(m, w.fam))
+}
+
+// jobPage is the page of a run: what was released, how it hangs together, how to check it.
+func jobPage(m report.Model, f *family.Family) []byte {
+	var out bytes.Buffer
+	out.Write(m.Markdown(term.EscapeMarkdown))
+	out.WriteString("\n```mermaid\n" + graphOf(m, f) + "```\n")
+	if m.Reached == string(pipeline.UntilPromote) {
+		fmt.Fprintf(&out, "\nTo check it, without a login:\n\n```sh\nexport CONTAINAI_REGISTRY=%s\ngo tool mage verify:channel %s\n", word(m.Registry), word(m.Channel))
+		for _, member := range m.Members {
+			if _, ok := f.Images[member.Name]; ok {
+				fmt.Fprintf(&out, "go tool mage verify:image %s\n", word(member.Name+"@"+member.Digest.String()))
+			}
+		}
+		out.WriteString("```\n")
+	}
+	return out.Bytes()
+}
+
+// word is one word of a command that people copy.
+func word(s string) string { return shellQuote(term.Escape(s)) }
+
+// graphOf draws how the members stand on each other and what names them. The names are those of the
+// family file, whose grammar leaves no character that Mermaid would take for its own.
+func graphOf(m report.Model, f *family.Family) string {
+	var out strings.Builder
+	out.WriteString("flowchart LR\n  commit([" + quoteNode(m.Tag) + "])\n")
+	nodes := map[string]string{}
+	for i, member := range m.Members {
+		nodes[member.Name] = fmt.Sprintf("m%d", i)
+		fmt.Fprintf(&out, "  m%d[%s]\n", i, quoteNode(member.Name))
+	}
+	for _, member := range m.Members {
+		from := "commit"
+		if image, ok := f.Images[member.Name]; ok && nodes[image.From] != "" {
+			from = nodes[image.From]
+		}
+		fmt.Fprintf(&out, "  %s --> %s\n", from, nodes[member.Name])
+	}
+	if m.Reached == string(pipeline.UntilPromote) {
+		fmt.Fprintf(&out, "  channel{{%s}}\n", quoteNode(fmt.Sprintf("%s, generation %d", m.Channel, m.Generation)))
+		for _, member := range m.Members {
+			fmt.Fprintf(&out, "  %s -.- channel\n", nodes[member.Name])
+		}
+	}
+	return out.String()
+}
+
+// quoteNode is a label of a Mermaid node: https://mermaid.js.org/syntax/flowchart.html#entity-codes-to-escape-characters
+func quoteNode(s string) string {
+	return `"` + strings.NewReplacer("&", "&amp;", `"`, "&quot;", "<", "&lt;", ">", "&gt;", "#", "&num;", "`", "&grave;").Replace(term.Escape(s)) + `"`
+}
