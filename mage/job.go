@@ -71,7 +71,7 @@ func (w *workshop) lookUp(ctx context.Context, p *pipeline.Pipeline, d *actions.
 	pub, found, err := p.Adopt(ctx, release.Source{Commit: d.Commit})
 	lacking := 0
 	if err == nil && found {
-		lacking, err = p.Unattested(ctx, pub)
+		lacking, err = p.Unattested(ctx, pub, d.Channel)
 	}
 	switch {
 	case err != nil:

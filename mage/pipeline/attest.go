@@ -61,9 +61,9 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, ap
 	return pub, attached, nil
 }
 
-// Unattested counts the statements that a release lacks.
-func (p *Pipeline) Unattested(ctx context.Context, pub Published) (int, error) {
-	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), pub.Record.Source.Commit)
+// Unattested counts the statements that a release lacks before a channel may take it.
+func (p *Pipeline) Unattested(ctx context.Context, pub Published, channel string) (int, error) {
+	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), Source{pub.Record.Source.Commit, channel})
 	return len(missing), err
 }
 
