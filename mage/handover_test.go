@@ -144,3 +144,34 @@ func TestEvidenceOfAnotherBuildIsNotTakenOver(t *testing.T) {
 		})
 	}
 }
+
+// What several machines built is merged if each part is what its job said, in the order of the parts.
+func TestAMergeTakesPartsThatTheirJobsSpokeOf(t *testing.T) {
+	a, r := handedOver(t)
+	b, _ := handedOver(t)
+	if err := writeFile(b.path("evidence", "tiny", "linux-arm64", "more.json"), strings.NewReader("{}")); err != nil {
+		t.Fatal(err)
+	}
+	saidA, err := a.handover()
+	if err != nil {
+		t.Fatal(err)
+	}
+	saidB, err := b.handover()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for said, want := range map[string]bool{
+		"":                                    true,
+		saidA.String() + "," + saidB.String(): true,
+		saidB.String() + "," + saidA.String(): false,
+		saidA.String():                        false,
+		saidA.String() + ",":                  false,
+		"," + saidB.String():                  false,
+		",":                                   false,
+		saidA.String() + "," + saidA.String(): false,
+	} {
+		if err := takeParts([]string{a.dir, b.dir}, said, r.Source); (err == nil) != want {
+			t.Errorf("parts that are said to be %q: %v", said, err)
+		}
+	}
+}

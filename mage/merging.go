@@ -28,8 +28,13 @@ func buildMerge(dirs string) command {
 		if len(s.env.platforms) == 0 {
 			s.env.platforms = fam.Platforms
 		}
+		handover := s.env.handover // of the parts, not of what is made of them
+		s.env.handover = ""
 		w, p, plan, err := s.openPipeline(ctx, true)
 		if err != nil {
+			return err
+		}
+		if err := takeParts(strings.Split(dirs, ","), handover, plan.Source); err != nil {
 			return err
 		}
 		parts, err := readParts(strings.Split(dirs, ","))
@@ -55,6 +60,27 @@ func buildMerge(dirs string) command {
 		w.progress.Note("merge", plan.Source.Tag(), "next: CONTAINAI_PLATFORMS="+strings.Join(plan.Platforms, ",")+" mage release:dev")
 		return w.report(pipeline.Result{Source: plan.Source, Record: built.Record, Reached: pipeline.UntilBuild}, "")
 	}
+}
+
+// takeParts compares the parts with what the jobs that built them said, in the same order.
+func takeParts(dirs []string, said string, src release.Source) error {
+	if said == "" {
+		return nil
+	}
+	digests := strings.Split(said, ",")
+	if len(digests) != len(dirs) {
+		return fault.New(fault.Invalid, "merging", strings.Join(dirs, ","), "CONTAINAI_HANDOVER has %d digests for %d directories", len(digests), len(dirs))
+	}
+	for i, dir := range dirs {
+		part := dist{dir: dir}
+		if err := part.takeOver(digests[i], src); err != nil {
+			return err
+		}
+		if !part.taken {
+			return fault.New(fault.Invalid, "merging", dir, "CONTAINAI_HANDOVER says nothing of it")
+		}
+	}
+	return nil
 }
 
 // readParts reads the records of dist directories.
