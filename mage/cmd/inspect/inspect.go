@@ -156,7 +156,7 @@ func scan(ctx context.Context, t target, found *layers, db database, scanner sec
 	if everPackaged && vulnerabilities.osPackages == 0 {
 		return evidence.Report{}, detection{}, fault.New(fault.Refused, "merging", "layers", "a later layer removes the package database, so nobody can say what is installed")
 	}
-	layers, err := describeLayers(scanner, t)
+	layers, err := describeLayers(scanner, t, findings)
 	if err != nil {
 		return evidence.Report{}, detection{}, err
 	}

@@ -27,7 +27,7 @@ import (
 // Revision is the version of what our own code adds to the scanners: which layers, configuration
 // strings and trees are scanned, and how findings are written. Raise it when old reports must not
 // be taken for new ones.
-const Revision = "3"
+const Revision = "4"
 
 // The names of what a report says about how it was made: keys of evidence.Report.Tools.
 const (
