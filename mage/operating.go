@@ -142,7 +142,7 @@ func (w *workshop) carryOutBeside(ctx context.Context, in intent, done operation
 		w.say(planText(change))
 		_, moved, err := apply(ctx, change)
 		if err != nil {
-			return resumeHint(w.wayOut(err, in), strings.TrimPrefix(in.command, "mage "))
+			return resumeHint(w.wayOut(err, in), "applying", strings.TrimPrefix(in.command, "mage "))
 		}
 		done.Applied, done.Moved = true, append(done.Moved, moved...)
 	}

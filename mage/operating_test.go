@@ -52,7 +52,7 @@ func TestWhoCannotSignIsToldHowToGoOn(t *testing.T) {
 			}
 		})
 	}
-	if err := resumeHint(fault.Wrap(context.Canceled, 0, "moving", "tags"), "ops:hold"); !errors.Is(err, fault.Interrupted) || fault.HintOf(err) == "" {
+	if err := resumeHint(fault.Wrap(context.Canceled, 0, "moving", "tags"), "applying", "ops:hold"); !errors.Is(err, fault.Interrupted) || fault.HintOf(err) == "" {
 		t.Errorf("an interruption says nothing of how to go on: %v", err)
 	}
 }

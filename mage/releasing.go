@@ -56,7 +56,7 @@ func releaseOf(x wish) command {
 		if closing := w.report(result, x.channel); err == nil {
 			err = closing
 		}
-		return resumeHint(err, x.channel)
+		return resumeHint(err, "releasing", x.channel)
 	}
 }
 
@@ -108,9 +108,9 @@ func checkStage(until pipeline.Stage) error {
 }
 
 // resumeHint says how to go on after an interruption.
-func resumeHint(err error, channel string) error {
+func resumeHint(err error, op, subject string) error {
 	if kind, ok := fault.KindOf(err); ok && kind == fault.Interrupted && fault.HintOf(err) == "" {
-		return &fault.Error{Op: "releasing", Subject: channel, Kind: fault.Interrupted, Err: err,
+		return &fault.Error{Op: op, Subject: subject, Kind: fault.Interrupted, Err: err,
 			Hint: "run the same command again: it continues where this run stopped"}
 	}
 	return err
