@@ -41,6 +41,11 @@ func (Build) Plan(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), buildPlan())
 }
 
+// Reproduce builds every image twice without cache, in two places, and names the first layer and path that differ.
+func (Build) Reproduce(ctx context.Context, json *bool) error {
+	return run(ctx, output(json), buildReproduce())
+}
+
 // Inspect looks into what was built.
 type Inspect mg.Namespace
 

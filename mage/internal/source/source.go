@@ -10,8 +10,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -53,6 +55,47 @@ func (r *Repository) Read(ctx context.Context) (release.Source, error) {
 		return release.Source{}, err
 	}
 	return release.Source{Commit: commit, Ref: r.ref(ctx), Epoch: time.Unix(seconds, 0).UTC(), Dirty: dirty}, nil
+}
+
+// Copy writes what belongs to the source, tracked or not yet, into an empty directory as a checkout
+// under the umask 077 would: what .gitignore excludes stays behind, and only the owner may read.
+func (r *Repository) Copy(ctx context.Context, to string) error {
+	listed, err := r.raw(ctx, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	if err != nil {
+		return err
+	}
+	for name := range bytes.SplitSeq(bytes.TrimRight(listed, "\x00"), []byte{0}) {
+		if err := r.copyFile(string(name), filepath.Join(to, string(name))); err != nil {
+			return fault.Wrap(err, fault.Environment, "copying", string(name))
+		}
+	}
+	return nil
+}
+
+func (r *Repository) copyFile(name, to string) error {
+	from := filepath.Join(r.root, name)
+	info, err := os.Lstat(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // deleted, and not yet committed
+	}
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(to), 0o700)
+	}
+	if err != nil || info.IsDir() { // a submodule's
+		return err
+	}
+	if info.Mode().Type() == fs.ModeSymlink {
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	}
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, 0o600|info.Mode().Perm()&0o100)
 }
 
 // difference returns 8 hex digits over everything that differs from the commit, or "".
