@@ -20,7 +20,7 @@ func buildAll() command {
 		if err != nil {
 			return err
 		}
-		built, err := p.Build(ctx, plan)
+		built, err := p.Build(ctx, plan, nil)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func buildImage(name string) command {
 			return fault.New(fault.Invalid, "building", name, "this pipeline has no builder of images")
 		}
 		builder.only = []string{name}
-		images, err := builder.Build(ctx, plan)
+		images, err := builder.Build(ctx, plan, nil)
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func packArtifacts(kinds ...family.Kind) command {
 		if err != nil {
 			return err
 		}
-		built, err := p.Build(ctx, plan)
+		built, err := p.Build(ctx, plan, nil)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ type environment struct {
 	builder   string   // name of an explicit Buildx builder
 	buildkit  string   // $BUILDKIT_HOST
 	platforms []string // empty: the host's platform
+	anew      bool     // build what did not change, too
 	caBundle  string   // path of the CA certificates for builds
 	database  string   // directory of a Trivy vulnerability database
 	token     string   // $GITHUB_TOKEN: for the ledger's remote, by one git process, and as login at GitHub's registry
@@ -79,6 +80,7 @@ func readEnvironment() (environment, error) {
 		job:      actions.Read(func(name string) string { return variable(name, "") }),
 		handover: variable("CONTAINAI_HANDOVER", ""),
 		library:  libraryDirectory(),
+		anew:     variable("CONTAINAI_REBUILD", "") != "",
 		terminal: term.For(os.Stderr, os.Getenv, time.Now),
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,

@@ -55,7 +55,7 @@ func (w *workshop) buildOptions() (buildkit.Options, error) {
 }
 
 // Build bakes the family into the layout.
-func (p *builderPort) Build(ctx context.Context, plan release.Plan) (pipeline.Images, error) {
+func (p *builderPort) Build(ctx context.Context, plan release.Plan, keep pipeline.Keep) (pipeline.Images, error) {
 	if p.env.handover != "" {
 		return pipeline.Images{}, fault.New(fault.Forged, "taking over", plan.Source.Tag(), "the layout is not whole, or not of %s", strings.Join(plan.Platforms, ", ")).
 			WithHint("run all jobs of the workflow again: this one builds nothing")
@@ -65,7 +65,9 @@ func (p *builderPort) Build(ctx context.Context, plan release.Plan) (pipeline.Im
 	if err != nil {
 		return pipeline.Images{}, err
 	}
-	r, err := b.Build(ctx, buildkit.Request{Plan: plan, Root: p.root, Images: p.only, Cache: p.cache}, p.layout)
+	r, err := b.Build(ctx, buildkit.Request{
+		Plan: plan, Root: p.root, Images: p.only, Cache: p.cache, Rebuild: plan.Source.Rebuild > 0, Keep: keep, Layout: p.layout.Dir(),
+	}, p.layout)
 	if err != nil {
 		return pipeline.Images{}, err
 	}
@@ -97,6 +99,7 @@ type inspectorPort struct {
 	*workshop
 	dist   dist
 	layout *registry.Layout
+	opened *inspect.Inspector
 
 	unscanned bool // the channel allows what no vulnerability database was had for
 }
@@ -116,19 +119,17 @@ func (p *inspectorPort) database(ctx context.Context) (inspect.Database, error) 
 // Inspect makes the evidence of every cell and of the payload's tree. A finding in the payload
 // is refused here: no gate has a rule that would let it pass.
 func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error) {
-	worker, err := p.compile(ctx, "inspect", inspect.Worker(p.env.library))
+	inspector, err := p.inspector(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.unpackPayload(ctx, b); err != nil {
 		return nil, err
 	}
-	db, err := p.database(ctx)
-	if err != nil {
-		return nil, err
-	}
 	job := p.job(b)
-	inspector := inspect.New(worker, p.state.CacheDir(), db, p.progress.inspect)
+	if len(job.Targets()) == 0 {
+		return nil, nil
+	}
 	reports, err := inspector.Inspect(ctx, job)
 	if err != nil {
 		return nil, err
@@ -147,6 +148,31 @@ func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidenc
 		}
 	}
 	return reports[:len(job.Cells)], nil
+}
+
+func (p *inspectorPort) inspector(ctx context.Context) (*inspect.Inspector, error) {
+	if p.opened != nil {
+		return p.opened, nil
+	}
+	worker, err := p.compile(ctx, "inspect", inspect.Worker(p.env.library))
+	if err != nil {
+		return nil, err
+	}
+	db, err := p.database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.opened = inspect.New(worker, p.state.CacheDir(), db, p.progress.inspect)
+	return p.opened, nil
+}
+
+// Holds reports whether an inspection now would say the same as a report.
+func (p *inspectorPort) Holds(ctx context.Context, r evidence.Report) (bool, error) {
+	inspector, err := p.inspector(ctx)
+	if err != nil {
+		return false, err
+	}
+	return inspector.Holds(r, p.env.now())
 }
 
 // unpackPayload brings the packed payload back as a tree: what is inspected is what is published.

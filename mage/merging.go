@@ -50,7 +50,7 @@ func buildMerge(dirs string) command {
 			return fault.New(fault.Invalid, "merging", dirs, "this pipeline has no builder of images")
 		}
 		p.Builder = &mergerPort{builder, merged, parts}
-		built, err := p.Build(ctx, plan)
+		built, err := p.Build(ctx, plan, nil)
 		if err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ type mergerPort struct {
 
 // Build brings every cell of the plan into the layout and assembles the indexes. Every byte is
 // compared with its digest, also what was there before.
-func (p *mergerPort) Build(ctx context.Context, plan release.Plan) (pipeline.Images, error) {
+func (p *mergerPort) Build(ctx context.Context, plan release.Plan, _ pipeline.Keep) (pipeline.Images, error) {
 	p.progress.Start("merge", "family")
 	for _, part := range p.parts {
 		if err := p.take(ctx, part); err != nil {

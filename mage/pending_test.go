@@ -213,7 +213,7 @@ func TestProvenanceRecordsTheBuildArguments(t *testing.T) {
 	t.Parallel()
 	f := newSignedFamily(t, 1)
 	f.release(t, pipeline.UntilAttest)
-	found, err := pipeline.Collect(t.Context(), f.stages.Registry, f.stages.Verifier, f.claims(t), pipeline.Source{Commit: f.plan.Source.Commit}, nil)
+	found, err := pipeline.Collect(t.Context(), f.stages.Registry, f.stages.Verifier, f.claims(t), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

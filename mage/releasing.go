@@ -12,6 +12,7 @@ import (
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/report"
+	"github.com/containai/containai/mage/verify"
 )
 
 // wish is what a release is asked to be.
@@ -22,6 +23,7 @@ type wish struct {
 	until   pipeline.Stage
 	purpose release.Purpose
 	plan    bool // print what would be done, and stop
+	rebuild bool // under the commit's next rebuild number, taking in what its steps fetch
 }
 
 // releaseOf is every release: the whole pipeline to a channel, or up to a stage.
@@ -30,7 +32,7 @@ func releaseOf(x wish) command {
 		if err := x.check(); err != nil {
 			return err
 		}
-		w, p, plan, err := s.openPipeline(ctx, !x.plan)
+		w, p, plan, err := s.openRelease(ctx, x)
 		if err != nil {
 			return err
 		}
@@ -66,7 +68,40 @@ func (x wish) check() error {
 			return err
 		}
 	}
+	if x.rebuild && x.commit != "" {
+		return fault.New(fault.Invalid, "releasing", x.commit, "what is rebuilt has to be checked out").WithHint("git switch --detach %s, then the same command without -commit", shellQuote(x.commit))
+	}
 	return checkStage(x.until)
+}
+
+// openRelease is openPipeline for a release that may be a deliberate rebuild, which has a number of its
+// own.
+func (s *session) openRelease(ctx context.Context, x wish) (*workshop, *pipeline.Pipeline, release.Plan, error) {
+	if !x.rebuild {
+		return s.openPipeline(ctx, !x.plan)
+	}
+	w, err := s.openWorkshop(ctx, !x.plan)
+	if err != nil {
+		return nil, nil, release.Plan{}, err
+	}
+	plan, err := w.plan(ctx)
+	if err != nil {
+		return nil, nil, plan, err
+	}
+	repositories, err := verify.Connect(w.client, w.fam.Members())
+	if err != nil {
+		return nil, nil, plan, err
+	}
+	looking := &pipeline.Pipeline{Family: w.fam, Registry: repositories, Verifier: &trustPort{workshop: w}, Progress: w.progress}
+	src := plan.Source
+	if src.Rebuild, err = looking.NextRebuild(ctx, src); err != nil {
+		return nil, nil, plan, err
+	}
+	if plan, err = release.NewPlan(w.fam, src, plan.Platforms); err != nil {
+		return nil, nil, plan, err
+	}
+	p, err := w.pipeline(ctx, plan)
+	return w, p, plan, err
 }
 
 // choose returns the source to release: what is checked out, or a commit that was published. A
@@ -152,6 +187,7 @@ func (w *workshop) model(result pipeline.Result, channel string) (report.Model, 
 	for _, move := range result.Outcome.Moves {
 		m.Moves = append(m.Moves, strings.TrimPrefix(move.String(), w.client.Base().String()+"/"))
 	}
+	m.Tell(result.Decisions)
 	m.Requests = report.Requests(w.client.Counts())
 	m.Seconds = w.env.now().Sub(w.began).Seconds()
 	if len(result.Reports) == 0 {

@@ -221,7 +221,7 @@ func (w *workshop) pipeline(ctx context.Context, plan release.Plan) (*pipeline.P
 		Builder:  &builderPort{workshop: w, layout: layout},
 		Inspect:  &inspectorPort{workshop: w, dist: d, layout: layout},
 		Registry: repositories, Signer: (&signerPort{workshop: w, plan: plan}).open,
-		Verifier: trust, Ledger: history, History: w.repo, Progress: w.progress, Now: w.env.now,
+		Verifier: trust, Ledger: history, History: w.repo, Progress: w.progress, Now: w.env.now, Anew: w.env.anew,
 	}, nil
 }
 

@@ -202,7 +202,7 @@ func (f *signedFamily) bundles(tb testing.TB, c release.Claim) [][]byte {
 // maker builds images of one small layer on their parent's, and finds nothing wrong with them.
 type maker struct{ layout *registry.Layout }
 
-func (m maker) Build(ctx context.Context, p release.Plan) (pipeline.Images, error) {
+func (m maker) Build(ctx context.Context, p release.Plan, _ pipeline.Keep) (pipeline.Images, error) {
 	out := pipeline.Images{Images: map[string]release.Image{}, Tools: map[string]string{"maker": "1"}, Materials: []evidence.Material{
 		{Name: "os", URI: "pkg:docker/debian", Digest: map[string]string{"sha256": fmt.Sprintf("%064d", 0)}},
 	}}
@@ -280,6 +280,9 @@ func (m maker) Pack(ctx context.Context, p release.Plan, images map[string]relea
 	}
 	return out, nil
 }
+
+// Holds is true: there is one way to look.
+func (maker) Holds(context.Context, evidence.Report) (bool, error) { return true, nil }
 
 func (m maker) Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error) {
 	var reports []evidence.Report

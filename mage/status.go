@@ -75,7 +75,7 @@ func (w *workshop) status(ctx context.Context, p *pipeline.Pipeline, plan releas
 	}
 	st.Record = pub.Node.Digest.String()
 	claims := release.Claims(w.fam, pub.Record, pub.Node)
-	have, err := pipeline.Collect(ctx, p.Registry, p.Verifier, claims, pipeline.Source{Commit: plan.Source.Commit}, nil)
+	have, err := pipeline.Collect(ctx, p.Registry, p.Verifier, claims, "", nil)
 	if err != nil {
 		return st, err
 	}

@@ -24,6 +24,14 @@ func summary(m report.Model, dir, root string) string {
 			members.Rows = append(members.Rows, []string{member.Name, member.Digest.String()})
 		}
 		out.WriteString(members.String() + "\n")
+		for _, member := range m.Members {
+			if member.Kept != "" {
+				fmt.Fprintf(&out, "kept      %s: %s\n", term.Escape(member.Name), term.Escape(member.Kept))
+			}
+			if member.Anew != "" {
+				fmt.Fprintf(&out, "built     %s: %s\n", term.Escape(member.Name), term.Escape(member.Anew))
+			}
+		}
 	}
 	if len(m.Checks) > 0 && !m.Unchanged {
 		checks := term.Table{Head: []string{"image", "platform", "digest", "check", "took", "result"}}

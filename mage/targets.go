@@ -100,9 +100,9 @@ func (Release) Dev(ctx context.Context, until *string, plan *bool, json *bool) e
 	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: stage(until), plan: given(plan)}))
 }
 
-// Nightly releases this commit to the nightly channel.
-func (Release) Nightly(ctx context.Context, until *string, plan *bool, json *bool) error {
-	return run(ctx, output(json), releaseOf(wish{channel: "nightly", until: stage(until), plan: given(plan)}))
+// Nightly releases this commit to the nightly channel; with -rebuild anew, to take in what its steps fetch.
+func (Release) Nightly(ctx context.Context, until *string, rebuild, plan *bool, json *bool) error {
+	return run(ctx, output(json), releaseOf(wish{channel: "nightly", until: stage(until), rebuild: given(rebuild), plan: given(plan)}))
 }
 
 // Prod releases this commit, or -commit=…, to the prod channel; -version=v1.2.3 also names it for good.
@@ -111,8 +111,8 @@ func (Release) Prod(ctx context.Context, version, commit, until *string, plan *b
 }
 
 // To releases this commit to any channel of the family.
-func (Release) To(ctx context.Context, channel string, version, commit, until *string, plan *bool, json *bool) error {
-	return run(ctx, output(json), releaseOf(wish{channel: channel, version: text(version), commit: text(commit), until: stage(until), plan: given(plan)}))
+func (Release) To(ctx context.Context, channel string, version, commit, until *string, rebuild, plan *bool, json *bool) error {
+	return run(ctx, output(json), releaseOf(wish{channel: channel, version: text(version), commit: text(commit), until: stage(until), rebuild: given(rebuild), plan: given(plan)}))
 }
 
 // Event says what the event that started this GitHub Actions job asks for: channel, version, commit, whether to publish, to build.

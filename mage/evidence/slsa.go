@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -22,6 +23,13 @@ type BuildDefinition struct {
 // ExternalParams has GitHub's shape: the workflow that was asked to run.
 type ExternalParams struct {
 	Workflow Workflow `json:"workflow"`
+}
+
+// Names reports whether a dependency is among those of a build.
+func (b BuildDefinition) Names(want Material) bool {
+	return slices.ContainsFunc(b.ResolvedDependencies, func(m Material) bool {
+		return m.Name == want.Name && m.URI == want.URI && maps.Equal(m.Digest, want.Digest)
+	})
 }
 
 // Workflow names what defined the build: a ref of a repository and a path in it.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -31,10 +32,12 @@ const (
 // missing, what was read to find that out goes on with the release.
 func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, approved func(context.Context) (release.Approved, error)) (Published, int, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	found, missing, err := p.collect(ctx, claims, Source{pub.Record.Source.Commit, channel})
+	found, _, err := p.collect(ctx, claims, channel)
 	if err != nil {
 		return pub, 0, err
 	}
+	found = found.without(claims, pub.reports)
+	missing := found.Missing(claims)
 	if len(missing) == 0 {
 		pub.proved = found
 		return pub, 0, nil
@@ -63,7 +66,7 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, ap
 
 // Unattested counts the statements that a release lacks before a channel may take it.
 func (p *Pipeline) Unattested(ctx context.Context, pub Published, channel string) (int, error) {
-	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), Source{pub.Record.Source.Commit, channel})
+	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), channel)
 	return len(missing), err
 }
 
@@ -77,9 +80,9 @@ func pending(err error, tag string, lacking int) error {
 // collect reads the evidence of claims and returns what proves them and what nothing proves. What
 // does not verify is told only where it leaves a claim unproved: another commit's evidence on the
 // same content is no cause for alarm.
-func (p *Pipeline) collect(ctx context.Context, claims []release.Claim, from Source) (Found, []release.Claim, error) {
+func (p *Pipeline) collect(ctx context.Context, claims []release.Claim, channel string) (Found, []release.Claim, error) {
 	refused := map[digest.Digest][]error{}
-	found, err := Collect(ctx, p.Registry, p.Verifier, claims, from, func(c release.Claim, err error) {
+	found, err := Collect(ctx, p.Registry, p.Verifier, claims, channel, func(c release.Claim, err error) {
 		refused[c.Subject.Digest] = append(refused[c.Subject.Digest], err)
 	})
 	if err != nil {
@@ -98,8 +101,8 @@ func (p *Pipeline) collect(ctx context.Context, claims []release.Claim, from Sou
 // attachSBOMs hangs the CycloneDX documents on what they describe, readable without a verifier.
 func (p *Pipeline) attachSBOMs(ctx context.Context, a release.Approved) error {
 	for _, c := range release.Claims(p.Family, a.Built().Record, graph.Node{}) {
-		if c.Predicate != evidence.SBOM {
-			continue
+		if c.Predicate != evidence.SBOM || c.Commit != a.Built().Record.Source.Commit {
+			continue // what was kept has it
 		}
 		content, err := p.Inspect.SBOM(ctx, a.Built(), c.Member, c.Platform)
 		if err != nil {
@@ -123,6 +126,12 @@ func (p *Pipeline) sign(ctx context.Context, pub Published, channel string, a re
 	if id := signer.Identity(); id.Commit != pub.Record.Source.Commit {
 		return bundles, fault.New(fault.Refused, "signing for", pub.Record.Source.Tag(), "this job is of commit %s", id.Commit).
 			WithHint("a release is signed by a job of the commit that it was built from")
+	}
+	for _, c := range claims {
+		if c.Commit != pub.Record.Source.Commit {
+			return bundles, fault.New(fault.Unverified, "signing for", strings.TrimSpace(c.Member+" "+c.Platform), "its %s was signed when commit %s was released, and is not there any more", c.Predicate, c.Commit).
+				WithHint("bring it back with mage ops:undelete; or release the commit with -rebuild, which keeps nothing of earlier releases")
+		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxSignatures)

@@ -12,12 +12,12 @@ import (
 )
 
 // Build returns the built content of a plan. Content that an earlier run left whole in the
-// layout is what was built; everything else is built now.
-func (p *Pipeline) Build(ctx context.Context, plan release.Plan) (release.Built, error) {
+// layout is what was built; everything else is built now, but for what keep, which may be nil, keeps.
+func (p *Pipeline) Build(ctx context.Context, plan release.Plan, keep Keep) (release.Built, error) {
 	if built, ok, err := p.resume(ctx, plan); ok || err != nil {
 		return built, err
 	}
-	images, err := p.Builder.Build(ctx, plan)
+	images, err := p.Builder.Build(ctx, plan, keep)
 	if err != nil {
 		return release.Built{}, err
 	}
@@ -65,13 +65,17 @@ func sortedCells(plan release.Plan) []evidence.Cell {
 	})
 }
 
-// Evidence inspects every cell of what was built: SBOM, scans, then the image's smoke tests. What an
-// earlier job found is not looked for again.
+// Evidence inspects every cell of what was built: SBOM, scans, then the image's smoke tests. Of what was
+// kept with its evidence, that is read and verified. What an earlier job found is not looked for again.
 func (p *Pipeline) Evidence(ctx context.Context, b release.Built) (release.Evidenced, error) {
 	if reports, found, err := p.Dist.ReadReports(b.Record); found || err != nil {
 		return release.Evidenced{Built: b, Reports: reports}, err
 	}
-	reports, err := p.Inspect.Inspect(ctx, b)
+	kept, err := p.keptReports(ctx, b.Record)
+	if err != nil {
+		return release.Evidenced{}, err
+	}
+	reports, err := p.Inspect.Inspect(ctx, toInspect(b))
 	if err != nil {
 		return release.Evidenced{}, err
 	}
@@ -80,6 +84,7 @@ func (p *Pipeline) Evidence(ctx context.Context, b release.Built) (release.Evide
 			return release.Evidenced{}, err
 		}
 	}
+	reports = slices.SortedFunc(slices.Values(append(reports, kept...)), func(a, b evidence.Report) int { return strings.Compare(a.Cell.String(), b.Cell.String()) })
 	return release.Evidenced{Built: b, Reports: reports}, p.Dist.WriteReports(reports)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 
@@ -47,16 +48,20 @@ func (f Found) Missing(claims []release.Claim) []release.Claim {
 	return missing
 }
 
-// Source is whose evidence counts: of who works from a commit and may release to a channel, or to any
-// where it names none.
-type Source struct{ Commit, Channel string }
-
-// Collect reads the evidence of every claim's subject and verifies it. A bundle that does not
-// verify proves nothing: it is left out and given to refused, which may be nil.
-func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim, from Source, refused func(release.Claim, error)) (Found, error) {
+// Collect reads the evidence of every claim's subject and verifies it: signed by a job of the commit
+// that the claim names, by who may release to the channel, or to any without one. A bundle that does
+// not verify proves nothing: it is left out and given to refused, which may be nil.
+func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim, channel string, refused func(release.Claim, error)) (Found, error) {
 	found, mu := Found{}, sync.Mutex{}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxSubjects)
+	about := map[digest.Digest]signers{}
+	for _, c := range claims {
+		if about[c.Subject.Digest] == nil {
+			about[c.Subject.Digest] = signers{}
+		}
+		about[c.Subject.Digest][c.Predicate] = c
+	}
 	seen := map[digest.Digest]bool{}
 	for _, c := range claims {
 		if seen[c.Subject.Digest] {
@@ -76,10 +81,10 @@ func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim
 				}
 			}
 			for _, content := range attached.Bundles {
-				st, err := v.Verify(content, c.Subject.Digest, from.Commit, from.Channel)
+				st, err := about[c.Subject.Digest].verify(v, content, c.Subject.Digest, channel)
 				mu.Lock()
-				if err == nil {
-					found[Key{c.Subject.Digest, st.PredicateType}] = st
+				if key := (Key{c.Subject.Digest, st.PredicateType}); err == nil {
+					found[key] = newest(found[key], st)
 				} else if refused != nil {
 					refused(c, err)
 				}
@@ -89,6 +94,76 @@ func Collect(ctx context.Context, r Registry, v Verifier, claims []release.Claim
 		})
 	}
 	return found, group.Wait()
+}
+
+// newest is the one of two statements of one kind that stands: of scans, the one by the newer database.
+func newest(a, b evidence.Statement) evidence.Statement {
+	var was, is evidence.Report
+	if a.PredicateType == evidence.Scan && json.Unmarshal(a.Predicate, &was) == nil && json.Unmarshal(b.Predicate, &is) == nil && is.Database < was.Database {
+		return a
+	}
+	return b
+}
+
+// without is what is proved apart from scans by an older database than that of reports made just now: a
+// rebuild may give the same bytes, in which more is known to be wrong by then.
+func (f Found) without(claims []release.Claim, reports []evidence.Report) Found {
+	f = maps.Clone(f)
+	for _, c := range claims {
+		var was evidence.Report
+		st, ok := f[KeyOf(c)]
+		if !ok || c.Predicate != evidence.Scan || json.Unmarshal(st.Predicate, &was) != nil {
+			continue
+		}
+		if slices.ContainsFunc(reports, func(is evidence.Report) bool { return is.Digest == was.Digest && was.Database < is.Database }) {
+			delete(f, KeyOf(c))
+		}
+	}
+	return f
+}
+
+// signers are the claims about one subject, by predicate.
+type signers map[string]release.Claim
+
+// verify accepts a bundle that a job of one of the commits signed, if the statement is that commit's to
+// make and a provenance names what the subject was made from. What nobody claims any of them may say.
+func (s signers) verify(v Verifier, content []byte, subject digest.Digest, channel string) (evidence.Statement, error) {
+	var commits []string
+	for _, c := range s {
+		commits = append(commits, c.Commit)
+	}
+	var refused error
+	for _, commit := range slices.Compact(slices.Sorted(slices.Values(commits))) {
+		st, err := v.Verify(content, subject, commit, channel)
+		if claim, claimed := s[st.PredicateType]; err == nil && claimed {
+			err = fits(claim, commit, st)
+		}
+		if err == nil {
+			return st, nil
+		}
+		refused = err
+	}
+	return evidence.Statement{}, refused
+}
+
+// fits compares what was signed with the claim that it is to prove.
+func fits(c release.Claim, commit string, st evidence.Statement) error {
+	if c.Commit != commit {
+		return fault.New(fault.Forged, "verifying evidence of", c.Member, "%s is signed by a job of %s, want %s", c.Predicate, commit, c.Commit)
+	}
+	if len(c.Dependencies) == 0 {
+		return nil
+	}
+	var p evidence.SLSA
+	if err := json.Unmarshal(st.Predicate, &p); err != nil {
+		return fault.Wrap(err, fault.Forged, "reading provenance of", c.Member)
+	}
+	for _, want := range c.Dependencies {
+		if !p.BuildDefinition.Names(want) {
+			return fault.New(fault.Forged, "verifying evidence of", c.Member, "its provenance does not name %s", want.URI)
+		}
+	}
+	return nil
 }
 
 // Attached is what hangs on a subject and speaks about it, unverified.

@@ -80,7 +80,7 @@ func (p *Pipeline) contents(ctx context.Context, record digest.Digest) (map[cell
 	claims := slices.DeleteFunc(release.Claims(p.Family, pub.Record, pub.Node), func(c release.Claim) bool {
 		return c.Predicate != evidence.SBOM && c.Predicate != evidence.Scan
 	})
-	found, err := Collect(ctx, p.Registry, p.Verifier, claims, Source{Commit: pub.Record.Source.Commit}, nil)
+	found, err := Collect(ctx, p.Registry, p.Verifier, claims, "", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,8 @@ type Layout interface {
 
 // Builder builds every image of a plan into a layout, and runs commands inside what it built.
 type Builder interface {
-	Build(ctx context.Context, p release.Plan) (Images, error)
+	// Build asks keep, if there is one, what need not be built.
+	Build(ctx context.Context, p release.Plan, keep Keep) (Images, error)
 	Smoke(ctx context.Context, platform string, n graph.Node, tests []family.Smoke) ([]evidence.SmokeResult, error)
 }
 
@@ -61,6 +62,8 @@ type Inspector interface {
 	Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error)
 	// SBOM returns the CycloneDX document of a cell, or of an artifact by its name.
 	SBOM(ctx context.Context, b release.Built, subject string, platform string) ([]byte, error)
+	// Holds reports whether today's tools and vulnerability database are those that made a report.
+	Holds(ctx context.Context, r evidence.Report) (bool, error)
 }
 
 // Registry holds the family's repositories.
@@ -144,6 +147,7 @@ type Pipeline struct {
 	Dist     Dist
 	Progress Progress
 	Now      func() time.Time
+	Anew     bool // build every image, also those whose inputs did not change; not required
 }
 
 // Dist keeps a release's files under dist/<commit>/: the build's record and what is written for

@@ -197,7 +197,7 @@ func (p *Pipeline) whole(ctx context.Context, pub Published, channel string) (Fo
 	go func() { complete <- p.complete(ctx, pub.Record) }()
 	found, missing, err := pub.proved, []release.Claim(nil), error(nil)
 	if found == nil {
-		found, missing, err = p.collect(ctx, claims, Source{pub.Record.Source.Commit, channel})
+		found, missing, err = p.collect(ctx, claims, channel)
 	}
 	if lacking := <-complete; lacking != nil {
 		return nil, nil, lacking
@@ -222,11 +222,18 @@ func (p *Pipeline) permits(channel, commit string, d digest.Digest) error {
 		WithHint("choose another release, or take it off the deny list in the family file")
 }
 
-// forwards refuses a commit that does not descend from what the channel serves. A channel whose
-// order is explicit takes it, and the history says so.
+// forwards refuses a commit that does not descend from what the channel serves, and of the same commit
+// an earlier rebuild. A channel whose order is explicit takes it, and the history says so.
 func (p *Pipeline) forwards(ctx context.Context, served release.State, src release.Source, channel string) (explicit bool, err error) {
-	if served.Commit == "" || served.Commit == src.Commit {
+	if served.Commit == "" {
 		return false, nil
+	}
+	if n := release.RebuildOf(served.Tag); served.Commit == src.Commit && n > src.Rebuild && !p.Family.Channels[channel].Explicit {
+		return false, &fault.Error{Op: "moving", Subject: channel, Kind: fault.Conflict, Err: fmt.Errorf("it serves rebuild %d of this commit, %s is before it", n, src.Tag()),
+			Hint: "nothing needs to be done; or rebuild once more with -rebuild, or take the channel back with mage ops:rollback"}
+	}
+	if served.Commit == src.Commit {
+		return release.RebuildOf(served.Tag) > src.Rebuild, nil
 	}
 	descends, err := p.History.Descends(ctx, src.Commit, served.Commit)
 	if err != nil || descends {

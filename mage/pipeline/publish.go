@@ -7,6 +7,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
@@ -18,7 +19,8 @@ type Published struct {
 	Record release.Record
 	Node   graph.Node // the record's manifest in the metadata repository
 
-	proved Found // its whole evidence, when this run has read and verified it already
+	proved  Found             // its whole evidence, when this run has read and verified it already
+	reports []evidence.Report // what this run found, when it built it
 }
 
 // Adopt finds the record of a source in the registry. A record that is there is what that
@@ -66,7 +68,7 @@ func (p *Pipeline) Publish(ctx context.Context, a release.Approved) (Published, 
 	if _, err := p.metadata().TagImmutable(ctx, record.Source.Tag(), node); err != nil {
 		return Published{}, err
 	}
-	return Published{Record: record, Node: node}, nil
+	return Published{Record: record, Node: node, reports: a.Reports()}, nil
 }
 
 // NameMembers derives every member's immutable tag from the record.

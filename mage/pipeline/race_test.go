@@ -536,7 +536,7 @@ func readShown(ctx context.Context, p *pipeline.Pipeline, d digest.Digest) (rele
 		return release.Document{}, errors.Join(err, fmt.Errorf("%s is there: %v", d, found))
 	}
 	claims := []release.Claim{{Member: "metadata", Subject: n, Predicate: evidence.Signature}}
-	proved, err := pipeline.Collect(ctx, p.Registry, p.Verifier, claims, pipeline.Source{}, nil)
+	proved, err := pipeline.Collect(ctx, p.Registry, p.Verifier, claims, "", nil)
 	if err != nil || len(proved.Missing(claims)) > 0 {
 		return release.Document{}, errors.Join(err, fmt.Errorf("nobody signed %s", d))
 	}

@@ -24,14 +24,15 @@ const (
 
 // Result is what a release did.
 type Result struct {
-	Source   release.Source
-	Record   release.Record
-	Adopted  bool // the registry had the record: nothing was built
-	Tagged   int  // immutable tags created
-	Attested int  // statements signed and attached
-	Reached  Stage
-	Reports  []evidence.Report // of every cell, when they were inspected or verified
-	Outcome  Outcome
+	Source    release.Source
+	Record    release.Record
+	Adopted   bool // the registry had the record: nothing was built
+	Tagged    int  // immutable tags created
+	Attested  int  // statements signed and attached
+	Reached   Stage
+	Reports   []evidence.Report  // of every cell, when they were inspected or verified
+	Decisions []release.Decision // which images were kept of an earlier release, and why others were not
+	Outcome   Outcome
 }
 
 // Unchanged reports whether everything was in place already.
@@ -57,7 +58,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 		return Result{}, err
 	}
 	if until == UntilBuild || until == UntilInspect {
-		_, result, err := p.approveBuilt(ctx, plan, channel, until)
+		_, result, err := p.approveBuilt(ctx, plan, channel, until, nil)
 		return result, err
 	}
 	if until == UntilPromote {
@@ -145,7 +146,7 @@ func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]s
 		}, nil
 	}
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
-	_, missing, err := p.collect(ctx, claims, Source{pub.Record.Source.Commit, o.Channel})
+	_, missing, err := p.collect(ctx, claims, o.Channel)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +172,9 @@ func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, channel s
 			return p.approvePublished(ctx, pub, plan, channel)
 		}, nil
 	}
-	approved, result, err := p.approveBuilt(ctx, plan, channel, UntilInspect)
+	before := &earlier{Pipeline: p, plan: plan, channel: channel, origins: map[string]error{}}
+	approved, result, err := p.approveBuilt(ctx, plan, channel, UntilInspect, before.keep)
+	result.Decisions = before.decisions
 	if err != nil {
 		return Published{}, result, nil, err
 	}
@@ -181,9 +184,9 @@ func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, channel s
 
 // approveBuilt builds, inspects and asks the gate; nothing has been written to a registry when
 // it returns. Work that changed under the build is refused: its digests speak of no commit.
-func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel string, until Stage) (release.Approved, Result, error) {
+func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel string, until Stage, keep Keep) (release.Approved, Result, error) {
 	result := Result{Source: plan.Source}
-	built, err := p.Build(ctx, plan)
+	built, err := p.Build(ctx, plan, keep)
 	if err != nil {
 		return release.Approved{}, result, err
 	}
@@ -191,7 +194,7 @@ func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel 
 	if err != nil {
 		return release.Approved{}, result, err
 	}
-	if now.Tag() != plan.Source.Tag() {
+	if now.Rebuild = plan.Source.Rebuild; now.Tag() != plan.Source.Tag() {
 		return release.Approved{}, result, fault.New(fault.Conflict, "building", plan.Source.Tag(), "the work tree became %s meanwhile", now.Tag()).
 			WithHint("run the same command again; nothing was published")
 	}

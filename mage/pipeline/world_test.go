@@ -458,7 +458,7 @@ func (j judge) VerifyMover(bundle []byte, subject digest.Digest, channel string)
 // the commit's version in all of them, with a vulnerability of the commit's own.
 type maker struct{ layout *registry.Layout }
 
-func (m maker) Build(ctx context.Context, p release.Plan) (pipeline.Images, error) {
+func (m maker) Build(ctx context.Context, p release.Plan, _ pipeline.Keep) (pipeline.Images, error) {
 	out := pipeline.Images{Images: map[string]release.Image{}, Tools: map[string]string{"maker": "1"}, Materials: []evidence.Material{
 		{Name: "os", URI: "oci:debian", Digest: map[string]string{"sha256": fmt.Sprintf("%064d", 0)}},
 	}}

@@ -16,6 +16,9 @@ type Claim struct {
 	Platform  string // of a platform manifest; empty for indexes and artifacts
 	Subject   graph.Node
 	Predicate string
+	Commit    string // whose job must have signed it; empty accepts any
+
+	Dependencies []evidence.Material // what a provenance must name, at least
 }
 
 // Claims returns every statement that a record needs before a channel may name it:
@@ -30,18 +33,34 @@ type Claim struct {
 func Claims(f *family.Family, r Record, record graph.Node) []Claim {
 	var claims []Claim
 	for _, name := range slices.Sorted(maps.Keys(r.Images)) {
-		claims = append(claims, ImageClaims(name, r.Images[name])...)
+		for _, c := range ImageClaims(name, r.Images[name]) {
+			c.Commit = r.BuiltBy(name)
+			if c.Predicate == evidence.SBOM || c.Predicate == evidence.Scan {
+				c.Commit = r.InspectedBy(name)
+			}
+			claims = append(claims, c)
+		}
 	}
+	own := len(claims)
 	for _, name := range slices.Sorted(maps.Keys(r.Artifacts)) {
 		claims = append(claims, about(name, "", r.Artifacts[name], evidence.Signature, evidence.Provenance)...)
 		if f.Artifacts[name].Kind == family.Payload {
 			claims = append(claims, about(name, "", r.Artifacts[name], evidence.SBOM)...)
 		}
 	}
-	return append(claims, about(f.ArtifactOf(family.Metadata), "", record, evidence.Signature)...)
+	claims = append(claims, about(f.ArtifactOf(family.Metadata), "", record, evidence.Signature)...)
+	for i := range claims[own:] {
+		claims[own+i].Commit = r.Source.Commit
+	}
+	for i, c := range claims {
+		if c.Predicate == evidence.Provenance {
+			claims[i].Dependencies = r.Dependencies(f, c)
+		}
+	}
+	return claims
 }
 
-// ImageClaims returns every statement that one image needs.
+// ImageClaims returns every statement that one image needs, whoever may sign it.
 func ImageClaims(name string, image Image) []Claim {
 	claims := about(name, "", image.Index, evidence.Signature, evidence.Provenance)
 	for _, platform := range slices.Sorted(maps.Keys(image.Platforms)) {
@@ -53,7 +72,7 @@ func ImageClaims(name string, image Image) []Claim {
 func about(member, platform string, subject graph.Node, predicates ...string) []Claim {
 	claims := make([]Claim, len(predicates))
 	for i, p := range predicates {
-		claims[i] = Claim{member, platform, subject, p}
+		claims[i] = Claim{Member: member, Platform: platform, Subject: subject, Predicate: p}
 	}
 	return claims
 }

@@ -8,10 +8,12 @@ package release
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,21 +32,57 @@ const RecordType = "application/vnd.containai.record.v1+json"
 type Source struct {
 	Commit string    `json:"commit"`          // 40 hex digits
 	Ref    string    `json:"ref,omitempty"`   // refs/heads/main; what was checked out, not part of a record
-	Epoch  time.Time `json:"epoch"`           // committer time, UTC: SOURCE_DATE_EPOCH
+	Epoch  time.Time `json:"epoch"`           // committer time, UTC: when images say they were created
 	Dirty  string    `json:"dirty,omitempty"` // first 8 hex digits of the difference's SHA-256; empty when clean
+
+	// Rebuild counts the deliberate rebuilds of a commit, which take in what its steps fetch from the
+	// network. The first release of a commit is 0, the first rebuild 2.
+	Rebuild uint `json:"rebuild,omitempty"`
 }
 
 var (
 	commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
 	dirtyGrammar  = regexp.MustCompile(`^([0-9a-f]{8})?$`)
+	rebuildTag    = regexp.MustCompile(`^sha-[0-9a-f]{40}-r([2-9]|[1-9][0-9]{1,8})$`)
 )
 
 // Tag is the immutable name of everything this source releases.
 func (s Source) Tag() string {
-	if s.Dirty != "" {
+	switch {
+	case s.Dirty != "":
 		return "sha-" + s.Commit + "-dirty-" + s.Dirty
+	case s.Rebuild > 0:
+		return fmt.Sprintf("sha-%s-r%d", s.Commit, s.Rebuild)
 	}
 	return "sha-" + s.Commit
+}
+
+// RebuildOf reads the number of a rebuild from its tag; other tags have 0.
+func RebuildOf(tag string) uint {
+	found := rebuildTag.FindStringSubmatch(tag)
+	if found == nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(found[1], 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint(n)
+}
+
+// check refuses a source that no release can be called by.
+func (s Source) check() error {
+	switch {
+	case !commitGrammar.MatchString(s.Commit):
+		return fmt.Errorf("%q is no commit, which has 40 hex digits", s.Commit)
+	case !dirtyGrammar.MatchString(s.Dirty):
+		return fmt.Errorf("%q is no difference, which has 8 hex digits", s.Dirty)
+	case s.Rebuild > 0 && s.Dirty != "":
+		return errors.New("a work tree with changes is not rebuilt: only a commit is")
+	case s.Rebuild != RebuildOf(s.Tag()):
+		return fmt.Errorf("%d is no rebuild: the first is 2", s.Rebuild)
+	}
+	return nil
 }
 
 // Plan says what will be built: a family from a source for platforms.
@@ -56,8 +94,8 @@ type Plan struct {
 
 // NewPlan checks a source and platforms against a family.
 func NewPlan(f *family.Family, src Source, platforms []string) (Plan, error) {
-	if !commitGrammar.MatchString(src.Commit) || !dirtyGrammar.MatchString(src.Dirty) {
-		return Plan{}, fault.New(fault.Invalid, "planning", src.Tag(), "a commit has 40 hex digits")
+	if err := src.check(); err != nil {
+		return Plan{}, fault.Wrap(err, fault.Invalid, "planning", src.Tag())
 	}
 	if len(platforms) == 0 {
 		return Plan{}, fault.New(fault.Invalid, "planning", f.Name, "no platform to build")
@@ -108,6 +146,9 @@ type Image struct {
 	Platforms map[string]graph.Node `json:"platforms"`
 	Cached    bool                  `json:"cached,omitempty"`    // its build could take from a cache that other machines fill
 	Arguments map[string]string     `json:"arguments,omitempty"` // build arguments, as the bake file gives them
+	Inputs    Inputs                `json:"inputs,omitempty"`    // what it was made from
+	Built     string                `json:"built,omitempty"`     // the earlier commit that built it, when its image was kept
+	Inspected string                `json:"inspected,omitempty"` // the earlier commit that inspected it, when that was kept as well
 }
 
 // Encode returns the canonical bytes of a record.
@@ -129,6 +170,9 @@ func DecodeRecord(content []byte) (Record, error) {
 	canonical, err := r.Encode()
 	if err == nil {
 		err = outline{content: content}.sameBytes(canonical)
+	}
+	if err == nil {
+		err = errors.Join(r.Source.check(), r.checkOrigin())
 	}
 	if err != nil {
 		return Record{}, fault.Wrap(err, fault.Forged, "decoding", "record")

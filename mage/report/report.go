@@ -69,6 +69,8 @@ type Member struct {
 	Name   string        `json:"name"`
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size,omitempty"` // bytes of all layers on all platforms, as transferred
+	Kept   string        `json:"kept,omitempty"` // of an earlier release: what was not done again, and why
+	Anew   string        `json:"anew,omitempty"` // why it was built, where an earlier release has it
 }
 
 // Cell is the inspection of one image on one platform, in short.
@@ -89,7 +91,7 @@ func New(r release.Record, reports []evidence.Report) Model {
 	maps.Copy(m.Tools, r.Tools)
 	members := r.Members()
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		m.Members = append(m.Members, Member{Name: name, Digest: members[name].Digest})
+		m.Members = append(m.Members, Member{Name: name, Digest: members[name].Digest, Kept: kept(r.Images[name])})
 	}
 	for _, material := range r.Materials {
 		m.Materials[material.Name] = material.URI
@@ -102,6 +104,27 @@ func New(r release.Record, reports []evidence.Report) Model {
 		m.Checks = append(m.Checks, newChecks(report)...)
 	}
 	return m
+}
+
+// Tell adds why images were built that an earlier release has.
+func (m *Model) Tell(decisions []release.Decision) {
+	for _, d := range decisions {
+		i := slices.IndexFunc(m.Members, func(member Member) bool { return member.Name == d.Image })
+		if i >= 0 && !d.Keep {
+			m.Members[i].Anew = d.Why
+		}
+	}
+}
+
+// kept says of an image that an earlier release made what was not done again.
+func kept(i release.Image) string {
+	switch {
+	case i.Built == "":
+		return ""
+	case i.Inspected == "":
+		return "what it is made from did not change since commit " + i.Built[:12] + ": not built; scanned and its scan signed again"
+	}
+	return "what it is made from did not change since commit " + i.Built[:12] + ": not built, not scanned, not signed"
 }
 
 func newCell(r evidence.Report) Cell {
@@ -201,6 +224,14 @@ func (m Model) Markdown(escape func(string) string) []byte {
 	line("| member | digest |\n|---|---|")
 	for _, member := range m.Members {
 		line("| %s | `%s` |", escape(member.Name), member.Digest)
+	}
+	for _, member := range m.Members {
+		if member.Kept != "" {
+			line("\nKept %s: %s.", escape(member.Name), escape(member.Kept))
+		}
+		if member.Anew != "" {
+			line("\nBuilt %s: %s.", escape(member.Name), escape(member.Anew))
+		}
 	}
 	if len(m.Checks) > 0 {
 		line("\n| image | platform | check | result | took | digest |\n|---|---|---|---|---|---|")

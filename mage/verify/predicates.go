@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"maps"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -37,20 +36,11 @@ func (t *trial) provenanceNamesItsDependencies(v sigstore.Verified) error {
 		return refuse(fault.Forged, t.subject.String(), WrongDependencies, "%w", err)
 	}
 	for _, want := range t.subject.Dependencies {
-		if !names(p.BuildDefinition.ResolvedDependencies, want) {
+		if !p.BuildDefinition.Names(want) {
 			return refuse(fault.Forged, t.subject.String(), WrongDependencies, "%s %v", want.URI, want.Digest)
 		}
 	}
 	return nil
-}
-
-func names(list []evidence.Material, want evidence.Material) bool {
-	for _, m := range list {
-		if m.Name == want.Name && m.URI == want.URI && maps.Equal(m.Digest, want.Digest) {
-			return true
-		}
-	}
-	return false
 }
 
 // sbomIsOne: CycloneDX 1.4 to 1.6. What has no packages has no list of components.

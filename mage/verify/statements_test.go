@@ -30,7 +30,7 @@ func TestForgedStatements(t *testing.T) {
 }
 
 func forgedStatements() []forgery {
-	return slices.Concat(missingStatements(), otherSigners(), otherSubjects(), otherPredicates(), wrongProvenance())
+	return slices.Concat(missingStatements(), otherSigners(), otherSubjects(), otherPredicates(), wrongProvenance(), keptForgeries())
 }
 
 func missingStatements() []forgery {

@@ -25,7 +25,10 @@ func (v *Verifier) subjects(r release.Record, recordAt graph.Node, claims []rele
 			continue
 		}
 		seen[key] = true
-		s := Subject{Name: c.Member, Platform: c.Platform, Kind: v.kind(c, recordAt), Digest: c.Subject.Digest, Commit: r.Source.Commit}
+		s := Subject{Name: c.Member, Platform: c.Platform, Kind: v.kind(c, recordAt), Digest: c.Subject.Digest, Commit: c.Commit}
+		if s.Kind == family.PlatformManifest && hasRecord {
+			s.Inspected = r.InspectedBy(c.Member)
+		}
 		if hasRecord && s.Kind != family.RecordManifest {
 			s.Dependencies = r.Dependencies(v.Family, c)
 		}

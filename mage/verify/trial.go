@@ -53,6 +53,7 @@ func subjectChecks() []subjectCheck {
 func proofChecks() []proofCheck {
 	return []proofCheck{
 		(*trial).signerIsNotDenied,
+		(*trial).commitMayTell,
 		(*trial).isNotTooOld,
 		(*trial).isNotFromTheFuture,
 		(*trial).provenanceAgrees,
@@ -104,13 +105,7 @@ func (t *trial) hear(ctx context.Context, trust *Trust) error {
 
 // believe verifies one bundle for the first signer that it satisfies.
 func (t *trial) believe(trust *Trust, bundle []byte, signers []family.Signer) (v sigstore.Verified, err error) {
-	for _, signer := range signers {
-		v, err = trust.Verify(bundle, t.subject.Digest, sigstore.Expect{Signer: signer, Commit: t.subject.Commit})
-		if err == nil {
-			break
-		}
-	}
-	if err != nil {
+	if v, err = t.recognise(trust, bundle, signers); err != nil {
 		return v, err
 	}
 	for _, check := range proofChecks() {
@@ -119,6 +114,19 @@ func (t *trial) believe(trust *Trust, bundle []byte, signers []family.Signer) (v
 		}
 	}
 	return v, nil
+}
+
+// recognise finds the signer and the commit that a bundle is of.
+func (t *trial) recognise(trust *Trust, bundle []byte, signers []family.Signer) (v sigstore.Verified, err error) {
+	for _, signer := range signers {
+		for _, commit := range t.subject.commits() {
+			v, err = trust.Verify(bundle, t.subject.Digest, sigstore.Expect{Signer: signer, Commit: commit})
+			if err == nil {
+				return v, nil
+			}
+		}
+	}
+	return v, err
 }
 
 // prove finds the statement that answers a demand, or says why there is none: what came nearest.
@@ -177,8 +185,20 @@ func (t *trial) digestIsNotDenied() error {
 }
 
 func (t *trial) commitIsNotDenied() error {
-	if reason, denied := t.policy.Denied("", t.subject.Commit); denied {
-		return refuse(fault.Refused, t.subject.String(), Denied, "commit %s: %s", t.subject.Commit, reason)
+	for _, commit := range t.subject.commits() {
+		if reason, denied := t.policy.Denied("", commit); denied {
+			return refuse(fault.Refused, t.subject.String(), Denied, "commit %s: %s", commit, reason)
+		}
+	}
+	return nil
+}
+
+// commitMayTell: of an image that a release kept, the commit that built it does not say what a later
+// one found in it, nor the other way round. A key's statements name no commit, but for provenance.
+func (t *trial) commitMayTell(v sigstore.Verified) error {
+	want := t.subject.commitOf(v.Statement.PredicateType)
+	if want != "" && v.Identity.Commit != "" && v.Identity.Commit != want {
+		return refuse(fault.Forged, t.subject.String(), WrongCommit, "commit %s, want %s", v.Identity.Commit, want)
 	}
 	return nil
 }

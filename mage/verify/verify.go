@@ -42,7 +42,24 @@ type Subject struct {
 	Platform     string // of a platform manifest
 	Digest       digest.Digest
 	Commit       string              // what it must have been built from; empty accepts any
+	Inspected    string              // the commit of who inspected it, when that was not who built it
 	Dependencies []evidence.Material // what its provenance must name, at least
+}
+
+// commits are those whose jobs say something about the subject.
+func (s Subject) commits() []string {
+	if s.Inspected == "" || s.Inspected == s.Commit {
+		return []string{s.Commit}
+	}
+	return []string{s.Commit, s.Inspected}
+}
+
+// commitOf is the one whose job makes a statement: what was found in it is who inspected it's to say.
+func (s Subject) commitOf(predicate string) string {
+	if s.Inspected != "" && (predicate == evidence.SBOM || predicate == evidence.Scan) {
+		return s.Inspected
+	}
+	return s.Commit
 }
 
 func (s Subject) String() string {
@@ -188,6 +205,7 @@ const (
 	Endless           Reason = "it does not arrive whole within the limits"
 	Denied            Reason = "the policy denies it"
 	TooOld            Reason = "its signature is older than the policy allows"
+	WrongCommit       Reason = "its signer worked from another commit than the record says"
 	NotYet            Reason = "its signature is from the future"
 	WrongDependencies Reason = "its provenance does not name what it was made from"
 	WrongSBOM         Reason = "the SBOM is not this subject's"

@@ -1,7 +1,6 @@
 package buildkit
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,10 +10,11 @@ import (
 	"github.com/containai/containai/mage/internal/tool"
 )
 
-// epoch is the one variable that a build sets: it is the commit's.
-func epoch(r Request) string {
-	return fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.Plan.Source.Epoch.Unix())
-}
+// epoch is the one variable that a build sets, SOURCE_DATE_EPOCH: the latest time that anything in a built
+// layer shows, one second into 1980, which archives of all kinds can say. It is no commit's. BuildKit sets
+// back what is later and leaves what is earlier: by a commit's time, what a cache or a work tree holds from
+// before the commit would show other times than a cold build from a fresh checkout.
+const epoch = "SOURCE_DATE_EPOCH=315532801"
 
 // whereThingsAre is what Docker's client needs to find its plugin.
 func whereThingsAre() []string {

@@ -26,6 +26,11 @@ type Request struct {
 	Images  []string         // these and what they are built on; empty means the whole family
 	Cache   release.CacheUse // what the build does with Options.Shared
 	Rebuild bool             // run every step again, whatever the build cache holds
+
+	// Keep is asked, before anything is built, which images need not be, with what each is made from.
+	// What it returns lies in Layout, the OCI layout of the store; nil keeps nothing.
+	Keep   func(ctx context.Context, inputs map[string]release.Inputs) (map[string]release.Image, error)
+	Layout string
 }
 
 // Result is what a build left in the store.
@@ -73,20 +78,55 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err != nil {
 		return Result{}, err
 	}
-	solves := b.solves(r.Plan.Platforms, dir)
-	if err := b.bake(ctx, r, images, targets.annotate(r.Plan, images, base), base, solves); err != nil {
-		return Result{}, err
-	}
-	built, err := collect(ctx, r.Plan, images, solves, into)
+	inputs, err := b.inputs(r, targets, base)
 	if err != nil {
 		return Result{}, err
 	}
-	for name, image := range built {
+	kept, err := r.keep(ctx, inputs)
+	if err != nil {
+		return Result{}, err
+	}
+	images = slices.DeleteFunc(images, func(name string) bool { _, ok := kept[name]; return ok })
+	settings := append(targets.annotate(r.Plan, images, base), targets.instead(kept, r.Layout)...)
+	solves := b.solves(r.Plan.Platforms, dir)
+	if err := b.bake(ctx, r, images, settings, base, solves); err != nil {
+		return Result{}, err
+	}
+	built, err := collect(ctx, r.Plan, images, kept, solves, into)
+	if err != nil {
+		return Result{}, err
+	}
+	for _, name := range images {
 		target, _ := targets.Target(name)
-		image.Arguments, image.Cached = target.Arguments, cached
+		image := built[name]
+		image.Arguments, image.Cached, image.Inputs = target.Arguments, cached, inputs[name]
 		built[name] = image
 	}
 	return Result{Images: built, Materials: base.materials, Tools: b.Tools(), LocalBase: base.local}, nil
+}
+
+func (r Request) keep(ctx context.Context, inputs map[string]release.Inputs) (map[string]release.Image, error) {
+	if r.Keep == nil {
+		return map[string]release.Image{}, nil
+	}
+	return r.Keep(ctx, inputs)
+}
+
+// instead are the settings that give targets the images that were kept where they name their targets.
+func (g Graph) instead(kept map[string]release.Image, layout string) []string {
+	var set []string
+	for _, t := range g.Targets {
+		for _, name := range slices.Sorted(maps.Keys(t.Contexts)) {
+			parent, _ := strings.CutPrefix(t.Contexts[name], "target:")
+			if image, ok := kept[parent]; ok {
+				set = append(set, "--set", fmt.Sprintf("%s.contexts.%s=oci-layout://%s@%s", t.Name, name, layout, image.Index.Digest))
+			}
+		}
+	}
+	if len(set) > 0 {
+		set = append(set, "--allow=fs.read="+layout)
+	}
+	return set
 }
 
 // closure returns the wanted images and all their parents, parents first.
@@ -109,13 +149,16 @@ func closure(f *family.Family, wanted []string) ([]string, error) {
 // bake runs Buildx, with further settings, for every solve at the same time; the first that fails
 // ends the others.
 func (b *Builder) bake(ctx context.Context, r Request, images, settings []string, base osBase, solves []solve) error {
+	if len(images) == 0 {
+		return nil
+	}
 	meters := b.meters(solves)
 	group, together := errgroup.WithContext(ctx)
 	for i, s := range solves {
 		args := append(bakeArgs(r, s, b.name, images, base.context, b.options.CA), settings...)
 		cmd := b.buildxCommand(append(args, b.options.Shared.settings(r, s.platforms, images)...)...)
 		cmd.Dir = r.Root
-		cmd.Env = append(slices.Concat(cmd.Env, b.options.Shared.Env), epoch(r))
+		cmd.Env = append(slices.Concat(cmd.Env, b.options.Shared.Env), epoch)
 		cmd.Lines = meters[i].line
 		group.Go(func() error {
 			if err := tool.Run(together, cmd, fault.BuildFailed); err != nil {
@@ -134,7 +177,7 @@ func bakeArgs(r Request, s solve, builder string, images []string, osContext, ca
 		"bake", "--builder", builder, "--file", bakeFile, "--progress=rawjson", "--provenance=false", "--sbom=false",
 		"--allow=fs.read=" + s.dir, "--allow=fs.write=" + s.dir, "--allow=fs.read=" + r.Root,
 		"--set", "*.platform=" + strings.Join(s.platforms, ","),
-		"--set", fmt.Sprintf("*.args.%s", epoch(r)),
+		"--set", "*.args." + epoch,
 		"--set", r.Plan.Family.VettedBase() + ".contexts.os=" + osContext,
 	}
 	if ca != "" {
@@ -159,12 +202,12 @@ func field(s string) string {
 
 // collect moves the images' layouts into one store, where what they share lies once, and proves their
 // lineage.
-func collect(ctx context.Context, p release.Plan, images []string, solves []solve, into graph.Store) (map[string]release.Image, error) {
-	built := map[string]release.Image{}
+func collect(ctx context.Context, p release.Plan, images []string, kept map[string]release.Image, solves []solve, into graph.Store) (map[string]release.Image, error) {
+	built := maps.Clone(kept)
 	for _, name := range images {
 		manifests := map[string]graph.Node{}
 		for _, s := range solves {
-			found, err := merge(ctx, s.layout(name), into)
+			found, err := merge(ctx, s.layout(name), p.Source.Epoch, into)
 			if err != nil {
 				return nil, fault.Wrap(err, fault.BuildFailed, "collecting", name)
 			}

@@ -185,7 +185,7 @@ func testBuild(t *testing.T, b *Builder, events *[]Event) {
 	if !slices.ContainsFunc(*events, func(e Event) bool { return e.Image == "app" && strings.Contains(e.Step, "useradd") && e.Finished }) || last.Done != last.Total {
 		t.Errorf("no event says that useradd ended, or the last one is not the end: %+v", last)
 	}
-	if epoch := got.Images["app"].Arguments["SOURCE_DATE_EPOCH"]; epoch != "1700000000" {
+	if epoch := got.Images["app"].Arguments["SOURCE_DATE_EPOCH"]; epoch != "315532801" {
 		t.Errorf("the image's build arguments are %v", got.Images["app"].Arguments)
 	}
 	leftovers, err := os.ReadDir(b.state("tmp"))
@@ -222,13 +222,15 @@ func checkAnnotations(t *testing.T, store graph.Store, got Result) {
 }
 
 // testReproducible builds from nothing, each time in another directory. The control shows that
-// the steps really run again: random bytes make other digests.
+// the steps really run again: random bytes make other digests. A commit of the future shows that what a
+// cache or a work tree holds from before the commit does not matter.
 func testReproducible(t *testing.T, b *Builder) {
+	epoch := time.Unix(1_700_000_000, 0).UTC()
 	build := func(step string) string {
 		_, store := newLayout(t)
 		r := request(t, testFamily([]string{"linux/amd64"}))
 		write(t, filepath.Join(r.Root, "docker-bake.hcl"), strings.ReplaceAll(bakeFile, "date +%s >/built", step))
-		r.Rebuild = true
+		r.Rebuild, r.Plan.Source.Epoch = true, epoch
 		got, err := b.Build(t.Context(), r, store)
 		if err != nil {
 			t.Fatal(err)
@@ -238,6 +240,10 @@ func testReproducible(t *testing.T, b *Builder) {
 	const same, random = "mkdir /built && touch /built/a", "head -c 16 /dev/urandom >/built"
 	if first, second := build(same), build(same); first != second {
 		t.Errorf("two builds gave %s and %s", first, second)
+	}
+	epoch = time.Now().AddDate(1, 0, 0).UTC().Truncate(time.Second)
+	if first, second := build(same), build(same); first != second {
+		t.Errorf("two builds of a commit of the future gave %s and %s", first, second)
 	}
 	if first, second := build(random), build(random); first == second {
 		t.Errorf("random content gave %s twice: the steps did not run again", first)

@@ -64,6 +64,7 @@ type Builder struct {
 	tools     map[string]string
 	daemon    embedded
 	closers   []func() error
+	opened    time.Time // decides the day's OS base, one for all that is built
 }
 
 // Open makes a BuildKit ready. It waits while another process uses the same state directory,
@@ -84,7 +85,7 @@ func Open(ctx context.Context, o Options) (*Builder, error) {
 		}
 		*dir = abs
 	}
-	b := &Builder{options: o.withDefaults()}
+	b := &Builder{options: o.withDefaults(), opened: o.Now()}
 	if err := b.open(ctx); err != nil {
 		b.Close()
 		return nil, err

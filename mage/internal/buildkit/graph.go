@@ -34,6 +34,8 @@ type Target struct {
 	Platforms  []string          `json:"platforms,omitempty"`  // as the bake file declares them; none leaves the choice to the build
 	Arguments  map[string]string `json:"arguments,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
+
+	resolved json.RawMessage // all that Buildx says of it
 }
 
 // graph resolves images and checks them against the family and what is on disk. The bake file's
@@ -47,7 +49,7 @@ func (b *Builder) graph(ctx context.Context, r Request, images []string) (Graph,
 		return Graph{}, err
 	}
 	print := b.buildxCommand(append([]string{"bake", "--print", "--file", file}, images...)...)
-	print.Dir, print.Bare, print.Env = r.Root, true, slices.Concat(print.Env, whereThingsAre(), []string{epoch(r)})
+	print.Dir, print.Bare, print.Env = r.Root, true, slices.Concat(print.Env, whereThingsAre(), []string{epoch})
 	declared, err := resolve(ctx, print)
 	if err != nil {
 		return Graph{}, at.explain(err, r.Plan.Family, images)
@@ -73,6 +75,15 @@ type printed struct {
 	Platforms  []string          `json:"platforms"`
 	Args       map[string]string `json:"args"`
 	Labels     map[string]string `json:"labels"`
+
+	whole json.RawMessage
+}
+
+// UnmarshalJSON keeps the members that are not named above as well.
+func (p *printed) UnmarshalJSON(content []byte) error {
+	type named printed // without this method
+	p.whole = slices.Clone(content)
+	return json.Unmarshal(content, (*named)(p))
 }
 
 func resolve(ctx context.Context, print tool.Command) (map[string]printed, error) {
@@ -90,7 +101,7 @@ func resolve(ctx context.Context, print tool.Command) (map[string]printed, error
 func newGraph(file string, resolved map[string]printed) Graph {
 	g := Graph{File: file}
 	for name, p := range resolved {
-		t := Target{Name: name, Parents: []string{}, Context: p.Context, Dockerfile: p.Dockerfile, Contexts: p.Contexts, Platforms: p.Platforms, Arguments: p.Args, Labels: p.Labels}
+		t := Target{Name: name, Parents: []string{}, Context: p.Context, Dockerfile: p.Dockerfile, Contexts: p.Contexts, Platforms: p.Platforms, Arguments: p.Args, Labels: p.Labels, resolved: p.whole}
 		if p.Inline != "" {
 			t.Dockerfile = ""
 		}

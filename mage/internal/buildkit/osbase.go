@@ -121,7 +121,7 @@ func reach(ctx context.Context, name ref.Pinned) error {
 // mirrorBase puts the day's root file systems of all platforms under one index. Each is a material
 // of its own: whoever builds one platform alone uses the same one.
 func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (osBase, error) {
-	day := b.options.Now().UTC().Truncate(24 * time.Hour)
+	day := b.opened.UTC().Truncate(24 * time.Hour)
 	layout := filepath.Join(dir, "os")
 	into, err := oci.New(layout)
 	if err != nil {
@@ -135,7 +135,7 @@ func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (o
 		if err != nil {
 			return osBase{}, err
 		}
-		found, err := merge(ctx, cached, into)
+		found, err := merge(ctx, cached, time.Time{}, into)
 		if err != nil {
 			return osBase{}, err
 		}

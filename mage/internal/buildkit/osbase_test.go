@@ -92,7 +92,7 @@ func TestWrapArchiveGivesTheSameBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, store := newLayout(t)
-		manifests, err := merge(t.Context(), layout, store)
+		manifests, err := merge(t.Context(), layout, time.Time{}, store)
 		if err != nil {
 			t.Fatal(err)
 		}

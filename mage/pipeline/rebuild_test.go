@@ -1,0 +1,75 @@
+package pipeline_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
+)
+
+// rebuilt releases rebuild n of a commit to a channel; 0 is the commit's first release.
+func (w *world) rebuilt(t *testing.T, commit string, n uint, channel string, until pipeline.Stage) (pipeline.Result, error) {
+	t.Helper()
+	m, p, plan := &thrifty{maker: maker{w.layout}, inputs: same()}, w.pipeline(t, "maker"), w.plan(commit)
+	plan.Source.Rebuild = n
+	p.Builder, p.Inspect, p.Signer, p.History = m, m, w.signer(commit), history{release.Source{Commit: commit}}
+	result, err := p.Release(t.Context(), plan, pipeline.Order{Channel: channel, Until: until, Moved: release.Moved{By: "alice"}})
+	if len(m.made) != 2 && n > 0 && !result.Adopted && err == nil {
+		t.Errorf("rebuild %d built %v, want everything", n, m.made)
+	}
+	return result, err
+}
+
+func TestARebuildIsForwardsOfTheSameCommitAndAnEarlierOneBackwards(t *testing.T) {
+	t.Parallel()
+	w := bareWorld(t)
+	for _, step := range []struct {
+		n       uint
+		channel string
+		refused bool
+	}{
+		{0, "nightly", false}, {2, "nightly", false}, {3, "nightly", false}, {2, "nightly", true}, {0, "nightly", true},
+		{3, "hotfix", false}, {2, "hotfix", false}, // a channel whose order is explicit
+	} {
+		_, err := w.rebuilt(t, first, step.n, step.channel, pipeline.UntilPromote)
+		if errors.Is(err, fault.Conflict) != step.refused || err != nil && fault.HintOf(err) == "" {
+			t.Errorf("rebuild %d to %s: %v, want refused: %v", step.n, step.channel, err, step.refused)
+		}
+	}
+	head := w.book.head().Document.Channels
+	if head["nightly"].Tag != "sha-"+first+"-r3" || !head["hotfix"].Moved.Explicit {
+		t.Errorf("served are %s, and %+v", head["nightly"].Tag, head["hotfix"].Moved)
+	}
+	// What comes after it keeps it, whatever its number.
+	if _, after := w.released(t, second, same(), nil); after.Record.Images["base"].Built != first {
+		t.Errorf("the next commit has %+v", after.Record.Images["base"])
+	}
+}
+
+func TestTheNextRebuildIsTheFirstFreeNumberOrTheOneThatIsNotComplete(t *testing.T) {
+	t.Parallel()
+	w := bareWorld(t)
+	next := func() uint {
+		n, err := w.pipeline(t, "maker").NextRebuild(t.Context(), w.plan(first).Source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := next(); n != 2 {
+		t.Errorf("the first rebuild is %d, want 2", n)
+	}
+	for _, step := range []struct {
+		until pipeline.Stage
+		want  uint
+	}{{pipeline.UntilPublish, 2}, {pipeline.UntilAttest, 3}} {
+		if _, err := w.rebuilt(t, first, 2, "nightly", step.until); err != nil {
+			t.Fatal(err)
+		}
+		if n := next(); n != step.want {
+			t.Errorf("after rebuild 2 got as far as %s the next is %d, want %d", step.until, n, step.want)
+		}
+	}
+}
