@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 )
 
 // Inputs is what an image is made from, as far as it can be told before it is built: a digest of each
@@ -34,6 +37,36 @@ func DigestOf(v any) digest.Digest {
 		return "" // of what JSON cannot say; it equals nothing
 	}
 	return digest.FromBytes(content)
+}
+
+// BaseOf is the base part of the vetted base's inputs: the operating system, in whatever order its
+// materials come.
+func BaseOf(materials []evidence.Material) digest.Digest {
+	return DigestOf(slices.SortedFunc(slices.Values(materials), func(a, b evidence.Material) int { return strings.Compare(a.Name, b.Name) }))
+}
+
+// without are the inputs but for the base.
+func (in Inputs) without() Inputs {
+	rest := maps.Clone(in)
+	delete(rest, InputBase)
+	return rest
+}
+
+// rebase makes the base part of all images anew, parents first: a machine that built some platforms knew
+// only the materials of those. An image whose other parts are not known has none.
+func (r *Record) rebase(f *family.Family) {
+	for _, name := range f.ImageNames() {
+		image, parent := r.Images[name], f.Images[name].From
+		switch {
+		case len(image.Inputs) == 0 || parent != "" && len(r.Images[parent].Inputs) == 0:
+			image.Inputs = nil
+		case parent != "":
+			image.Inputs[InputBase] = r.Images[parent].Inputs.Digest()
+		default:
+			image.Inputs[InputBase] = BaseOf(r.Materials)
+		}
+		r.Images[name] = image
+	}
 }
 
 // known reports whether every part is.

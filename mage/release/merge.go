@@ -46,6 +46,7 @@ func Merge(p Plan, parts []Part) (Record, error) {
 			WithHint("build every platform from this commit with the same tools, and give the dist/%s directory of each", p.Source.Tag()[len("sha-"):])
 	}
 	slices.SortFunc(merged.Materials, func(a, b evidence.Material) int { return strings.Compare(a.Name, b.Name) })
+	merged.rebase(p.Family)
 	return merged, nil
 }
 
@@ -57,6 +58,11 @@ func (p Plan) strange(r Record) []string {
 	}
 	if r.Source.Tag() != p.Source.Tag() || !r.Source.Epoch.Equal(p.Source.Epoch) {
 		wrong = append(wrong, fmt.Sprintf("it was built from %q, this is %q", r.Source.Tag(), p.Source.Tag()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Images)) {
+		if built := r.Images[name].Built; built != "" {
+			wrong = append(wrong, fmt.Sprintf("%q was not built but kept of commit %s", name, built))
+		}
 	}
 	for _, c := range r.Cells() {
 		if !slices.Contains(p.Cells(), c) {
@@ -104,7 +110,10 @@ func (r *Record) take(part Record) []string {
 	for _, name := range slices.Sorted(maps.Keys(part.Images)) {
 		image, ok := r.Images[name]
 		if !ok {
-			image = Image{Platforms: map[string]graph.Node{}, Arguments: part.Images[name].Arguments}
+			image = Image{Platforms: map[string]graph.Node{}, Arguments: part.Images[name].Arguments, Inputs: maps.Clone(part.Images[name].Inputs)}
+		}
+		if !maps.Equal(image.Inputs.without(), part.Images[name].Inputs.without()) {
+			image.Inputs = nil
 		}
 		image.Cached = image.Cached || part.Images[name].Cached
 		r.Images[name] = image

@@ -56,7 +56,7 @@ func (in recipes) of(t Target) (release.Inputs, error) {
 		return nil, err
 	}
 	image, isImage := in.family.Images[t.Name]
-	base := release.DigestOf(in.base.materials)
+	base := release.BaseOf(in.base.materials)
 	if !isImage {
 		base = release.DigestOf(nil) // its contexts tell all
 	}
