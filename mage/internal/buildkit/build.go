@@ -203,7 +203,8 @@ func field(s string) string {
 // collect moves the images' layouts into one store, where what they share lies once, and proves their
 // lineage.
 func collect(ctx context.Context, p release.Plan, images []string, kept map[string]release.Image, solves []solve, into graph.Store) (map[string]release.Image, error) {
-	built := maps.Clone(kept)
+	built := map[string]release.Image{}
+	maps.Copy(built, kept)
 	for _, name := range images {
 		manifests := map[string]graph.Node{}
 		for _, s := range solves {
