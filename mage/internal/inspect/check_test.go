@@ -155,6 +155,18 @@ func TestScannedWithoutDatabaseIsForged(t *testing.T) {
 	}
 }
 
+// TestF6NoDatabaseIsNoStaleDatabase: its absence is reported, and the channel decides.
+func TestF6NoDatabaseIsNoStaleDatabase(t *testing.T) {
+	now := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
+	if err := (Database{}).CheckAge(now, 48*time.Hour); err != nil {
+		t.Errorf("no database: %v", err)
+	}
+	old := Database{Dir: "/db", Made: now.Add(-49 * time.Hour)}
+	if err := old.CheckAge(now, 48*time.Hour); !errors.Is(err, fault.Refused) {
+		t.Errorf("a stale database: %v, want a refusal", err)
+	}
+}
+
 func TestSerialNumberIsAUUIDOfVersion8(t *testing.T) {
 	got := SerialNumber(digest.NewDigestFromEncoded(digest.SHA256, strings.Repeat("0123456789abcdef", 4)))
 	if want := "urn:uuid:01234567-89ab-8def-8123-456789abcdef"; got != want {

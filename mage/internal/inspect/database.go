@@ -94,10 +94,13 @@ func (d Database) String() string {
 	return fmt.Sprintf("%d %s", Schema, d.Made.Format(time.RFC3339))
 }
 
-// CheckAge refuses a database that is older than maxAge, or from the future. Zero accepts any.
+// CheckAge refuses a database that is older than maxAge, or from the future. Zero accepts any. That there
+// is no database is for the reports to say, and for the gate to judge.
 func (d Database) CheckAge(now time.Time, maxAge time.Duration) error {
 	const op = "opening vulnerability database"
 	switch {
+	case d.Dir == "":
+		return nil
 	case maxAge > 0 && now.Sub(d.Made) > maxAge:
 		return databaseHint(fault.New(fault.Refused, op, d.name(), "it was made %s, more than %s before %s", d.Made.Format(time.RFC3339), maxAge, now.UTC().Format(time.RFC3339)))
 	case maxAge > 0 && d.Made.After(now.Add(24*time.Hour)):
