@@ -60,6 +60,14 @@ func TestPlatformsBuiltApartAreMergedIntoOneRelease(t *testing.T) {
 	if diff := cmp.Diff(both.blobs(t), joined.blobs(t)); diff != "" {
 		t.Errorf("the merged layout is not that of one build (-want +got):\n%s", diff)
 	}
+	t.Run("other content than is here already is refused", func(t *testing.T) {
+		other := filepath.Join(t.TempDir(), "dist")
+		if err := os.CopyFS(other, os.DirFS(arm64.dist(t))); err != nil {
+			t.Fatal(err)
+		}
+		replace(t, filepath.Join(other, "record.json"), arm64.parts(t, "linux/arm64")[0], strings.Repeat("0", 64))
+		joined.fails(t, fault.Conflict, "merge again", nil, "build:merge", amd64.dist(t)+","+other)
+	})
 	t.Run("in place, and once more", func(t *testing.T) {
 		amd64.on(t, "", "build:merge", parts)
 		if out := amd64.on(t, "", "build:merge", parts); !strings.Contains(out, "4 images are built already") {

@@ -369,6 +369,13 @@ func testForeign(t *testing.T, b *Builder) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	alone, err := b.Build(t.Context(), request(t, testFamily(platforms[:1])), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(alone.Materials, got.Materials[:1]); diff != "" || len(got.Materials) != 2 {
+		t.Errorf("who builds one platform alone names other materials (-alone +together):\n%s", diff)
+	}
 	node := got.Images["app"].Platforms["linux/arm64"]
 	if config := configOf(t, store, node); config.Architecture != "arm64" {
 		t.Errorf("the arm64 image says %s", config.Architecture)

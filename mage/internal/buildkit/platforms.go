@@ -160,7 +160,7 @@ func emulationCommands(a architecture, e emulation) string {
 	}
 	var commands []string
 	if !e.installed {
-		commands = append(commands, "apt-get install -y --no-install-recommends qemu-user-static")
+		commands = append(commands, "apt-get update && apt-get install -y --no-install-recommends qemu-user-static")
 	}
 	if !e.mounted {
 		commands = append(commands, fmt.Sprintf("mount -t binfmt_misc binfmt_misc %s", binfmt))

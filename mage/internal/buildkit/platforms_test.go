@@ -17,7 +17,7 @@ func TestEmulationCommandsNameOnlyWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	const (
-		install  = "apt-get install -y --no-install-recommends qemu-user-static"
+		install  = "apt-get update && apt-get install -y --no-install-recommends qemu-user-static"
 		mount    = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
 		register = "{ test -e /proc/sys/fs/binfmt_misc/qemu-aarch64 || cat /usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register; }"
 		fixed    = "enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64-binfmt-P\nflags: POF\noffset 0\n"
