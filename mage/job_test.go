@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -299,5 +301,60 @@ func TestAJobsTokenGoesToGitHubAlone(t *testing.T) {
 		if got, err := client.Password(t.Context()); err != nil || got != want {
 			t.Errorf("%s is shown %q, %v; want %q", base, got, err, want)
 		}
+	}
+}
+
+// F4: every command that writes asks first, by the variables that a job really has.
+func TestF4EveryCommandThatWritesAsksFirst(t *testing.T) {
+	w, writes := workshopOf(t, job{event: "pull_request", ref: "refs/pull/7/merge", fork: true})
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../testdata/families/tiny")); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"init", "-q"}, {"add", "-A"}, {"-c", "user.name=tiny", "-c", "user.email=tiny@example.com", "commit", "-q", "-m", "tiny"}} {
+		if out, err := exec.CommandContext(t.Context(), "git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	t.Setenv("CONTAINAI_FAMILY", filepath.Join(dir, "containai.yaml"))
+	t.Setenv("CONTAINAI_REGISTRY", w.client.Base().String())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	plan := filepath.Join(t.TempDir(), "plan.json")
+	if err := savePlan(plan, savedPlan{Change: pipeline.Change{Summary: "x"}}); err != nil {
+		t.Fatal(err)
+	}
+	in := intent{channel: "prod", to: "dev", reason: "x", apply: true}
+	for name, c := range map[string]command{
+		"release:dev -until=publish": releaseOf(wish{channel: "dev", until: pipeline.UntilPublish}),
+		"release:dev -until=attest":  releaseOf(wish{channel: "dev", until: pipeline.UntilAttest}),
+		"release:prod":               releaseOf(wish{channel: "prod", until: pipeline.UntilPromote}),
+		"ops:promote":                promote(in),
+		"ops:rollback":               rollback(in),
+		"ops:hold":                   hold(in, true),
+		"ops:unhold":                 hold(in, false),
+		"ops:retag":                  retag(in, "dev"),
+		"ops:reconcile":              reconcile(in),
+		"ops:refresh":                refresh(in, false),
+		"ops:adopt":                  adopt(in),
+		"ops:apply":                  applyPlan(plan),
+		"ops:prune":                  prune(pruning{apply: true}),
+		"ops:undelete":               undelete("", true),
+		"ops:fsck -repair":           fsck(true),
+	} {
+		t.Run(name, func(t *testing.T) {
+			env, err := readEnvironment()
+			if err != nil {
+				t.Fatal(err)
+			}
+			env.stderr, env.job, env.github = io.Discard, w.env.job, w.env.github
+			s := newSession(env, people)
+			defer s.close()
+			if err := c(t.Context(), s); !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "a pull request from a fork") {
+				t.Errorf("it ends with %v, want Refused", err)
+			}
+		})
+	}
+	if n := writes.Load(); n != 0 {
+		t.Errorf("%d writes were sent", n)
 	}
 }

@@ -82,6 +82,9 @@ type planner func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (p
 func operate(in intent, plan planner) command {
 	return func(ctx context.Context, s *session) error {
 		w, p, _, err := s.openPipeline(ctx, true)
+		if err == nil {
+			err = w.mayWrite(in.apply)
+		}
 		if err != nil {
 			return err
 		}
@@ -302,6 +305,9 @@ func applyPlan(path string) command {
 			return prune(pruning{allow: saved.Prune.Allow, apply: true, saved: saved.Prune})(ctx, s)
 		}
 		w, p, _, err := s.openPipeline(ctx, true)
+		if err == nil {
+			err = w.mayWrite(true)
+		}
 		if err != nil {
 			return err
 		}
@@ -366,6 +372,9 @@ func reconcile(in intent) command {
 func adopt(in intent) command {
 	return func(ctx context.Context, s *session) error {
 		w, p, _, err := s.openPipeline(ctx, true)
+		if err == nil {
+			err = w.mayWrite(in.apply)
+		}
 		if err != nil {
 			return err
 		}

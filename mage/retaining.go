@@ -139,6 +139,9 @@ func prune(in pruning) command {
 			return err
 		}
 		w, k, err := s.openKeeper(ctx)
+		if err == nil {
+			err = w.mayWrite(in.apply)
+		}
 		if err != nil {
 			return err
 		}
