@@ -160,7 +160,7 @@ func subjects(t *testing.T, repo string, manifest []byte) []string {
 	return out
 }
 
-func output(t *testing.T, program string, args ...string) []byte {
+func output(t testing.TB, program string, args ...string) []byte {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), program, args...).Output()
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -26,6 +27,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	events := &eventWriter{encoder: json.NewEncoder(os.Stdout)}
 	err := run(ctx, os.Stdin, events)
+	events.tellMemory()
 	stop()
 	if err == nil {
 		return
@@ -150,5 +152,13 @@ func (w *eventWriter) check(t target, what inspect.Check) (done func(cached bool
 	begin := time.Now()
 	return func(cached bool) {
 		w.tell(inspect.Event{Kind: inspect.Checked, Cell: t.cell, Check: what, Digest: t.digest, Duration: time.Since(begin), Cached: cached})
+	}
+}
+
+// tellMemory tells how much memory this process took at most.
+func (w *eventWriter) tellMemory() {
+	var used syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &used) == nil {
+		w.tell(inspect.Event{Kind: inspect.Log, Message: fmt.Sprintf("peak memory %d MiB", used.Maxrss>>10)})
 	}
 }

@@ -1,0 +1,75 @@
+package mage_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containai/containai/mage/internal/inspect"
+)
+
+// What docs/benchmarks.md promises of inspecting the real family, as parts of the time that Syft's and
+// Trivy's own programs take for the same six images, one after another.
+const (
+	inspectCold    = 0.4
+	inspectAgain   = 0.03
+	inspectChanged = 0.2
+	inspectMemory  = 2048 // MiB
+)
+
+// BenchmarkInspectFamily inspects the six real images: with nothing kept, again unchanged, and with a
+// new layer on one variant; beside Syft and Trivy, with nothing kept and again.
+func BenchmarkInspectFamily(b *testing.B) {
+	from, cells := realFamily(b)
+	db := fixtureDatabase(b)
+	p := newPeers(b, db)
+	layout := linked(b, from)
+	changed := slices.Clone(cells)
+	variant := slices.IndexFunc(cells, func(c inspect.Cell) bool { return c.Image == "containai-codex" })
+	changed[variant] = addLayer(b, layout, cells[variant], "containai-codex", map[string]string{"opt/new.txt": "a line\n"})
+	var views []string
+	for _, c := range cells {
+		views = append(views, view(b, layout, c))
+	}
+	for b.Loop() {
+		cache := b.TempDir()
+		peak := 0
+		ours := func(cells []inspect.Cell) time.Duration {
+			out := b.TempDir()
+			began := time.Now()
+			_, mib := inspectCells(b, layout, cells, db, cache, out)
+			peak = max(peak, mib)
+			return time.Since(began)
+		}
+		inspectCells(b, layout, cells[:1], db, b.TempDir(), b.TempDir()) // compiles the worker
+		theirs := func() time.Duration {
+			began := time.Now()
+			for _, v := range views {
+				p.syft(b, v)
+				p.trivy(b, v)
+			}
+			return time.Since(began)
+		}
+		cold, theirCold := ours(cells), theirs()
+		again, theirAgain := ours(cells), theirs()
+		one := ours(changed)
+		for _, m := range []struct {
+			name         string
+			took, theirs time.Duration
+			limit        float64
+		}{{"cold", cold, theirCold, inspectCold}, {"again", again, theirAgain, inspectAgain}, {"changed", one, theirAgain, inspectChanged}} {
+			part := m.took.Seconds() / m.theirs.Seconds()
+			b.ReportMetric(m.took.Seconds(), m.name+"-s")
+			b.ReportMetric(m.theirs.Seconds(), m.name+"-peers-s")
+			b.ReportMetric(part, m.name+"-part")
+			if part > m.limit {
+				b.Errorf("%s: %s, %.3f of the %s that Syft and Trivy take, more than %v", m.name, m.took, part, m.theirs, m.limit)
+			}
+		}
+		b.ReportMetric(float64(peak), "peak-MiB")
+		if peak == 0 || peak > inspectMemory {
+			b.Error(fmt.Sprintf("the worker took %d MiB, at most %d are promised", peak, inspectMemory))
+		}
+	}
+}
