@@ -91,9 +91,12 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 	var targets []target
 	var blobs []*blobLayer
 	known := map[digest.Digest]*blobLayer{}
+	config := newCatalogers(splitClassifiers())
 	for _, img := range images {
 		t := target{cell: img.cell.Cell, digest: img.cell.Digest, documents: img.documents, created: cmp.Or(img.created, job.Epoch)}
-		t.bom = func(ctx context.Context) (bom, error) { return imageBOM(ctx, job.Layout, img, known, t.created) }
+		t.bom = func(ctx context.Context) (bom, error) {
+			return imageBOM(ctx, job.Layout, img, known, t.created, config)
+		}
 		for _, layer := range img.manifest.Layers {
 			t.layers = append(t.layers, layer.Digest)
 			if known[layer.Digest] == nil {

@@ -59,7 +59,7 @@ func (t target) catalog(ctx context.Context, job inspect.Job, version string) (m
 
 // imageBOM catalogs the packages of an image, over layers that were unpacked for all scanners. The
 // content of a layer must be what the image's configuration says it is: an engine would refuse another.
-func imageBOM(ctx context.Context, dir string, img image, layers map[digest.Digest]*blobLayer, created int64) (bom, error) {
+func imageBOM(ctx context.Context, dir string, img image, layers map[digest.Digest]*blobLayer, created int64, config *syft.CreateSBOMConfig) (bom, error) {
 	view, err := os.MkdirTemp("", "view-")
 	if err != nil {
 		return bom{}, err
@@ -87,7 +87,7 @@ func imageBOM(ctx context.Context, dir string, img image, layers map[digest.Dige
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", img.cell.String())
 	}
-	return catalog(ctx, created, src, img.cell.Cell, img.cell.Digest)
+	return catalog(ctx, created, src, img.cell.Cell, img.cell.Digest, config)
 }
 
 // openView opens the one image of a layout as Syft's own provider does (stereoscope, pkg/image/oci), which
@@ -123,12 +123,12 @@ func directoryBOM(ctx context.Context, job inspect.Job, d inspect.Directory, tre
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", d.Name)
 	}
-	return catalog(ctx, job.Epoch, src, d.Cell(), tree)
+	return catalog(ctx, job.Epoch, src, d.Cell(), tree, syft.DefaultCreateSBOMConfig().WithoutFiles())
 }
 
-func catalog(ctx context.Context, created int64, src source.Source, cell evidence.Cell, subject digest.Digest) (bom, error) {
+func catalog(ctx context.Context, created int64, src source.Source, cell evidence.Cell, subject digest.Digest, config *syft.CreateSBOMConfig) (bom, error) {
 	defer src.Close()
-	found, err := syft.CreateSBOM(ctx, src, syft.DefaultCreateSBOMConfig().WithoutFiles())
+	found, err := syft.CreateSBOM(ctx, src, config)
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "cataloging", cell.String())
 	}
