@@ -53,3 +53,36 @@ func NewPacker(root, familyFile, dist, public string, layout graph.Store) pipeli
 			return verifierProgram(library, platform).Build(ctx, filepath.Join(cache, "containai", "programs"), nil)
 		}}
 }
+
+// The workflows of this repository, for the tests that execute them.
+
+type (
+	Workflow     = workflow
+	WorkflowJob  = ciJob
+	WorkflowStep = ciStep
+)
+
+func ReadWorkflow(file string) (*Workflow, error) {
+	content, err := os.ReadFile(filepath.Join(workflowDir, file))
+	if err != nil {
+		return nil, err
+	}
+	return readWorkflow(file, string(content))
+}
+
+func (w *workflow) File() string { return w.file }
+
+// Before are the jobs that a job waits for.
+func (j *ciJob) Before() []string {
+	switch needs := j.Needs.(type) {
+	case string:
+		return []string{needs}
+	case []any:
+		var all []string
+		for _, n := range needs {
+			all = append(all, n.(string))
+		}
+		return all
+	}
+	return nil
+}
