@@ -39,7 +39,7 @@ func Assemble(ctx context.Context, p release.Plan, images map[string]release.Ima
 		if err != nil {
 			return nil, err
 		}
-		image.Arguments, image.Cached = images[name].Arguments, images[name].Cached
+		image.Arguments, image.Cached, image.Inputs = images[name].Arguments, images[name].Cached, images[name].Inputs
 		built[name] = image
 	}
 	return built, nil
