@@ -94,7 +94,8 @@ func (s *session) openRelease(ctx context.Context, x wish) (*workshop, *pipeline
 	}
 	looking := &pipeline.Pipeline{Family: w.fam, Registry: repositories, Verifier: &trustPort{workshop: w}, Progress: w.progress}
 	src := plan.Source
-	if src.Rebuild, err = looking.NextRebuild(ctx, src); err != nil {
+	here := func(at release.Source) (release.Record, bool, error) { return newDist(w.root, at).ReadRecord() }
+	if src.Rebuild, err = looking.NextRebuild(ctx, src, here); err != nil {
 		return nil, nil, plan, err
 	}
 	if plan, err = release.NewPlan(w.fam, src, plan.Platforms); err != nil {

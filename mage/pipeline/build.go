@@ -35,13 +35,17 @@ func (p *Pipeline) Build(ctx context.Context, plan release.Plan, keep Keep) (rel
 }
 
 // resume finds what an earlier run of the same plan built. A layout that lost anything is not
-// trusted: then everything is built again.
+// trusted: then everything is built again. What an earlier run kept is asked for again: since then
+// somebody may have marked it bad, or more may be known about it.
 func (p *Pipeline) resume(ctx context.Context, plan release.Plan) (release.Built, bool, error) {
 	record, ok, err := p.Dist.ReadRecord()
 	if !ok || err != nil {
 		return release.Built{}, false, err
 	}
 	if record.Source.Tag() != plan.Source.Tag() || !slices.Equal(record.Cells(), sortedCells(plan)) {
+		return release.Built{}, false, nil
+	}
+	if record.Keeps() {
 		return release.Built{}, false, nil
 	}
 	for name, node := range record.Members() {
@@ -67,11 +71,11 @@ func sortedCells(plan release.Plan) []evidence.Cell {
 
 // Evidence inspects every cell of what was built: SBOM, scans, then the image's smoke tests. Of what was
 // kept with its evidence, that is read and verified. What an earlier job found is not looked for again.
-func (p *Pipeline) Evidence(ctx context.Context, b release.Built) (release.Evidenced, error) {
+func (p *Pipeline) Evidence(ctx context.Context, b release.Built, channel string) (release.Evidenced, error) {
 	if reports, found, err := p.Dist.ReadReports(b.Record); found || err != nil {
 		return release.Evidenced{Built: b, Reports: reports}, err
 	}
-	kept, err := p.keptReports(ctx, b.Record)
+	kept, err := p.keptReports(ctx, b.Record, channel)
 	if err != nil {
 		return release.Evidenced{}, err
 	}

@@ -119,6 +119,9 @@ func (p *Pipeline) stillGood(ctx context.Context, head release.Head, channel str
 	if is := (release.Candidate{Record: pub.Record, Digest: pub.Node.Digest}).State(); is.Commit != s.Commit || is.Tag != s.Tag || !maps.Equal(is.Members, s.Members) {
 		return fault.New(fault.Forged, "reading record", s.Record.String(), "it names other digests than the ledger")
 	}
+	if err := head.Document.AdmitsImages(pub.Record); err != nil {
+		return err
+	}
 	_, _, err = p.whole(ctx, pub, channel)
 	return err
 }

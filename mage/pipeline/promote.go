@@ -189,7 +189,7 @@ func (p *Pipeline) admit(ctx context.Context, pub Published, channel string) ([]
 func (p *Pipeline) whole(ctx context.Context, pub Published, channel string) (Found, []release.Claim, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
 	for _, c := range claims {
-		if err := p.permits(channel, pub.Record.Source.Commit, c.Subject.Digest); err != nil {
+		if err := p.permits(channel, c.Commit, c.Subject.Digest); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -2,14 +2,17 @@ package pipeline
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/release"
 )
 
 // NextRebuild is the number that the next deliberate rebuild of a commit has: the first free one, by the
-// tags of the metadata repository. One that was published and whose evidence is not complete is continued.
-func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source) (uint, error) {
+// tags of the metadata repository. One whose evidence is not complete is continued if its record is
+// signed, or is what built says that this machine made: who can push and cannot sign could have put
+// another there, for us to sign.
+func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source, built func(release.Source) (release.Record, bool, error)) (uint, error) {
 	tags, err := p.metadata().Tags(ctx)
 	if err != nil {
 		return 0, err
@@ -27,9 +30,25 @@ func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source) (uint, e
 	if err != nil || !found {
 		return src.Rebuild, err
 	}
-	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), "")
-	if err != nil || len(missing) > 0 {
-		return src.Rebuild, err
+	claims := release.Claims(p.Family, pub.Record, pub.Node)
+	_, missing, err := p.collect(ctx, claims, "")
+	if err != nil || len(missing) == 0 {
+		return src.Rebuild + 1, err
 	}
-	return src.Rebuild + 1, nil
+	ours, err := isBuilt(pub, built)
+	unsigned := slices.ContainsFunc(missing, func(c release.Claim) bool { return c.Subject.Digest == pub.Node.Digest })
+	if unsigned && !ours {
+		src.Rebuild++
+	}
+	return src.Rebuild, err
+}
+
+// isBuilt reports whether a published record is what was built here.
+func isBuilt(pub Published, built func(release.Source) (release.Record, bool, error)) (bool, error) {
+	record, there, err := built(pub.Record.Source)
+	if err != nil || !there {
+		return false, err
+	}
+	node, err := RecordNode(record)
+	return node.Digest == pub.Node.Digest, err
 }

@@ -202,7 +202,7 @@ func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel 
 	if until == UntilBuild {
 		return release.Approved{}, result, nil
 	}
-	evidenced, err := p.Evidence(ctx, built)
+	evidenced, err := p.Evidence(ctx, built, channel)
 	if err != nil {
 		return release.Approved{}, result, err
 	}
@@ -220,7 +220,7 @@ func (p *Pipeline) approvePublished(ctx context.Context, pub Published, plan rel
 	if err != nil {
 		return release.Approved{}, err
 	}
-	evidenced, err := p.Evidence(ctx, built)
+	evidenced, err := p.Evidence(ctx, built, channel)
 	if err != nil {
 		return release.Approved{}, err
 	}

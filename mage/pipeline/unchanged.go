@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -29,11 +30,12 @@ type earlier struct {
 	pub     Published
 
 	decisions []release.Decision
-	origins   map[string]error // by commit: why nothing of it may be kept; nil when it may
+	bad       map[digest.Digest]string // by image: why it is not to be kept
+	origins   map[string]error         // by commit: why nothing of it may be kept; nil when it may
 }
 
-// find looks for the newest release that this one comes after, the channel's own before others', whose
-// record verifies. Without one everything is built; the reason is told.
+// find looks for the newest release that this one comes after, in whichever channel, whose record
+// verifies: what one channel rebuilt, the next release to another does not undo. Without one everything is built; the reason is told.
 func (e *earlier) find(ctx context.Context) (err error) {
 	switch {
 	case e.Anew:
@@ -46,12 +48,15 @@ func (e *earlier) find(ctx context.Context) (err error) {
 	if e.head, err = e.Ledger.Head(ctx); err != nil {
 		return err
 	}
+	if err := e.vouched(ctx, e.head); err != nil {
+		return cmp.Or(ctx.Err(), e.nothing(err.Error()))
+	}
+	if e.bad, err = e.denied(ctx); err != nil {
+		return err
+	}
 	channels := e.head.Document.Channels
 	names := slices.SortedFunc(maps.Keys(channels), func(a, b string) int {
-		if (a == e.channel) != (b == e.channel) {
-			return map[bool]int{true: -1, false: 1}[a == e.channel]
-		}
-		return int(channels[b].Generation) - int(channels[a].Generation)
+		return cmp.Compare(channels[b].Generation, channels[a].Generation)
 	})
 	for _, name := range names {
 		err := e.take(ctx, channels[name])
@@ -64,6 +69,28 @@ func (e *earlier) find(ctx context.Context) (err error) {
 		e.Progress.Note("build", "", fmt.Sprintf("keeping nothing of %s, which %s serves: %v", channels[name].Tag, name, err))
 	}
 	return e.nothing("no earlier release can be built upon")
+}
+
+// denied are the images of records that somebody marked bad, as far as the registry still has them: a
+// release that kept one is not bad by its record, and the image is.
+func (e *earlier) denied(ctx context.Context) (map[digest.Digest]string, error) {
+	bad := map[digest.Digest]string{}
+	for record, denial := range e.head.Document.Denied {
+		if _, found, err := e.metadata().ByDigest(ctx, record); err != nil || !found {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		pub, err := e.Load(ctx, record)
+		if err != nil {
+			return nil, err
+		}
+		for _, image := range pub.Record.Images {
+			bad[image.Index.Digest] = fmt.Sprintf("%s marked %s bad, which has it: %s", denial.By, pub.Record.Source.Tag(), denial.Reason)
+		}
+	}
+	return bad, nil
 }
 
 func (e *earlier) nothing(why string) error {
@@ -189,6 +216,12 @@ func (e *earlier) bring(ctx context.Context, name string, found Found) (release.
 			return release.Image{}, err
 		}
 	}
+	if why, bad := e.bad[r.Images[name].Index.Digest]; bad {
+		return release.Image{}, fault.New(fault.Refused, "keeping", name, "%s", why)
+	}
+	if r.Images[name].Cached && !e.Family.Channels[e.channel].Gate.Cache {
+		return release.Image{}, fault.New(fault.Refused, "keeping", name, "it was built where a shared cache could have a say, and %s takes none of that", e.channel)
+	}
 	claims := slices.DeleteFunc(release.Claims(e.Family, r, e.pub.Node), func(c release.Claim) bool { return c.Member != name })
 	if missing := found.Missing(claims); len(missing) > 0 {
 		return release.Image{}, fault.New(fault.Unverified, "keeping", name, "%d of its statements are missing or do not verify, the first is %s", len(missing), missing[0].Predicate)
@@ -236,16 +269,16 @@ func (e *earlier) evidenceHolds(ctx context.Context, name string, found Found, c
 	return true, nil
 }
 
-// keptReports reads, verified, what earlier releases found in the images that a record kept with their
-// evidence.
-func (p *Pipeline) keptReports(ctx context.Context, r release.Record) ([]evidence.Report, error) {
+// keptReports reads what earlier releases found in the images that a record kept with their evidence,
+// verified by the policy of the channel that the record goes to.
+func (p *Pipeline) keptReports(ctx context.Context, r release.Record, channel string) ([]evidence.Report, error) {
 	claims := slices.DeleteFunc(release.Claims(p.Family, r, graph.Node{}), func(c release.Claim) bool {
 		return r.Images[c.Member].Inspected == "" || c.Predicate != evidence.Scan
 	})
 	if len(claims) == 0 {
 		return nil, nil
 	}
-	found, missing, err := p.collect(ctx, claims, "")
+	found, missing, err := p.collect(ctx, claims, channel)
 	if err == nil && len(missing) > 0 {
 		err = fault.New(fault.Unverified, "reading the scan of", strings.TrimSpace(missing[0].Member+" "+missing[0].Platform), "it is not there any more, or does not verify").
 			WithHint("release the commit anew with -rebuild, which keeps nothing of earlier releases")

@@ -232,6 +232,90 @@ func TestARecordWhoseKeptEvidenceIsLostIsNotSignedAnew(t *testing.T) {
 	}
 }
 
+// An image goes bad with the release that somebody marked, whoever built it.
+func TestABadReleaseTakesItsImagesAlong(t *testing.T) {
+	t.Parallel()
+	older := map[string]string{"base": "an older base", "app": "an older app"}
+	rollback := func(t *testing.T, w *world) {
+		p := w.pipeline(t, "maker")
+		p.Signer = w.signer(third)
+		w.apply(t, p, func() (pipeline.Change, error) {
+			return p.PlanRollback(t.Context(), "dev", "", release.Moved{By: "alice", Reason: "it leaks"}, true)
+		})
+	}
+	t.Run("what it built is not promoted with a later release", func(t *testing.T) {
+		t.Parallel()
+		w := bareWorld(t)
+		w.released(t, first, older, nil)
+		w.released(t, second, same(), nil)
+		m, p, plan := &thrifty{maker: maker{w.layout}, inputs: same()}, w.pipeline(t, "maker"), w.plan(third)
+		p.Builder, p.Inspect, p.Signer, p.History = m, m, w.signer(third), history{plan.Source}
+		if _, err := p.Release(t.Context(), plan, pipeline.Order{Channel: "nightly", Until: pipeline.UntilAttest}); err != nil || len(m.made) > 0 {
+			t.Fatalf("built %v, %v, want everything of %s kept", m.made, err, second)
+		}
+		rollback(t, w) // dev goes back to first, and second is bad
+		_, err := p.Release(t.Context(), plan, pipeline.Order{Channel: "nightly", Until: pipeline.UntilPromote, Moved: release.Moved{By: "alice"}})
+		if !errors.Is(err, fault.Refused) || !strings.Contains(fault.HintOf(err), "-rebuild") {
+			t.Errorf("promoting what kept its images: %v, want refused with a way out", err)
+		}
+	})
+	t.Run("what it kept is not kept again", func(t *testing.T) {
+		t.Parallel()
+		w := bareWorld(t)
+		w.released(t, first, same(), nil)
+		w.released(t, second, same(), nil) // keeps what first built
+		rollback(t, w)
+		m, p, plan := &thrifty{maker: maker{w.layout}, inputs: same()}, w.pipeline(t, "maker"), w.plan(third)
+		p.Builder, p.Inspect, p.Signer, p.History = m, m, w.signer(third), history{plan.Source}
+		if _, err := p.Release(t.Context(), plan, pipeline.Order{Channel: "nightly", Until: pipeline.UntilPublish}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(m.made, []string{"base", "app"}) {
+			t.Errorf("built %v, want base and app: %s had the same, and is bad", m.made, second)
+		}
+	})
+}
+
+// A run that kept images and ended before it published is not continued blindly.
+func TestWhatAnEarlierRunKeptIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	w := bareWorld(t)
+	w.released(t, first, same(), nil)
+	m, p, plan := &thrifty{maker: maker{w.layout}, inputs: same()}, w.pipeline(t, "maker"), w.plan(second)
+	files := &shelf{}
+	p.Builder, p.Inspect, p.Signer, p.History, p.Dist = m, m, w.signer(second), history{plan.Source}, files
+	p.History = history{w.plan(third).Source} // the work tree changes while run 1 builds
+	order := pipeline.Order{Channel: "dev", Until: pipeline.UntilPublish}
+	if _, err := p.Release(t.Context(), plan, order); !errors.Is(err, fault.Conflict) || files.record == nil || len(m.made) > 0 {
+		t.Fatalf("run 1: %v, built %v, left %v", err, m.made, files.record)
+	}
+	p.History, p.Anew = history{plan.Source}, true
+	if _, err := p.Release(t.Context(), plan, order); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(m.made, []string{"base", "app"}) {
+		t.Errorf("built %v after it was asked to keep nothing, want base and app", m.made)
+	}
+}
+
+// shelf is a dist directory in memory.
+type shelf struct {
+	nowhere
+	record *release.Record
+}
+
+func (s *shelf) ReadRecord() (release.Record, bool, error) {
+	if s.record == nil {
+		return release.Record{}, false, nil
+	}
+	return *s.record, true, nil
+}
+
+func (s *shelf) WriteRecord(r release.Record) error {
+	s.record = &r
+	return nil
+}
+
 // onlyOf believes what one commit signed, and nothing else about images.
 type onlyOf struct {
 	pipeline.Verifier

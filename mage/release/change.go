@@ -1,9 +1,11 @@
 package release
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -35,7 +37,7 @@ func PlanPromote(head Head, family, channel string, c Candidate, m Moved) (Docum
 	if err := served.Free(channel); err != nil {
 		return Document{}, false, err
 	}
-	if err := head.Document.Admits(c.Digest); err != nil {
+	if err := cmp.Or(head.Document.Admits(c.Digest), head.Document.AdmitsImages(c.Record)); err != nil {
 		return Document{}, false, err
 	}
 	m.Action = Promoted
@@ -144,6 +146,21 @@ func (d Document) Admits(record digest.Digest) error {
 	}
 	return fault.New(fault.Refused, "admitting", record.String(), "%s marked it bad on %s: %s", denial.By, denial.At.Format(time.DateOnly), denial.Reason).
 		WithHint("choose another release; nothing takes this one off the list")
+}
+
+// AdmitsImages refuses a record with an image that was built or inspected for a release which somebody
+// marked bad. A denial tells the commit and not the rebuild: what any release of that commit made is
+// refused.
+func (d Document) AdmitsImages(r Record) error {
+	for _, name := range slices.Sorted(maps.Keys(r.Images)) {
+		for _, denial := range d.Denied {
+			if denial.Commit != r.Source.Commit && (denial.Commit == r.BuiltBy(name) || denial.Commit == r.InspectedBy(name)) {
+				return fault.New(fault.Refused, "admitting", r.Source.Tag(), "its %s comes from %s, which %s marked bad on %s: %s", name, denial.Commit, denial.By, denial.At.Format(time.DateOnly), denial.Reason).
+					WithHint("release the commit anew with -rebuild, which keeps nothing of earlier releases")
+			}
+		}
+	}
+	return nil
 }
 
 // set returns the document after head in which one channel has another state.

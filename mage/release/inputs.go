@@ -24,7 +24,7 @@ const (
 	InputContexts = "contexts" // every file of its contexts that .dockerignore does not exclude
 	InputBase     = "base"     // the operating system or, above the vetted base, the parent's inputs
 	InputTests    = "tests"    // the smoke tests that its scan attests
-	InputTools    = "tools"    // the versions of BuildKit and Buildx
+	InputTools    = "tools"    // the versions of BuildKit, of Buildx, and of our own recipe
 )
 
 // Digest names the inputs of a parent in those of a child.
@@ -139,6 +139,16 @@ func (r Record) InspectedBy(image string) string {
 		return inspected
 	}
 	return r.Source.Commit
+}
+
+// Keeps reports whether any image is an earlier release's.
+func (r Record) Keeps() bool {
+	for _, image := range r.Images {
+		if image.Built != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // Keep is how a later record, of another commit, has an image of this one. Without its evidence it is

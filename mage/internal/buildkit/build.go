@@ -117,8 +117,8 @@ func (g Graph) instead(kept map[string]release.Image, layout string) []string {
 	var set []string
 	for _, t := range g.Targets {
 		for _, name := range slices.Sorted(maps.Keys(t.Contexts)) {
-			parent, _ := strings.CutPrefix(t.Contexts[name], "target:")
-			if image, ok := kept[parent]; ok {
+			parent, linked := strings.CutPrefix(t.Contexts[name], "target:")
+			if image, ok := kept[parent]; ok && linked {
 				set = append(set, "--set", fmt.Sprintf("%s.contexts.%s=oci-layout://%s@%s", t.Name, name, layout, image.Index.Digest))
 			}
 		}

@@ -22,6 +22,10 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
+// recipe is the version of what our own code adds to a build: how BuildKit is asked, what becomes of
+// times and annotations. Raise it when images that were built before must not be kept.
+const recipe = "1"
+
 // recipes tells what targets are made from.
 type recipes struct {
 	root   string
@@ -35,7 +39,9 @@ type recipes struct {
 // inputs returns what every target of the graph is made from, and nothing where that cannot be told: a
 // context that is fetched under a name that moves.
 func (b *Builder) inputs(r Request, g Graph, base osBase) (map[string]release.Inputs, error) {
-	in := recipes{root: r.Root, graph: g, family: r.Plan.Family, base: base, tools: b.Tools(), found: map[string]release.Inputs{}}
+	tools := maps.Clone(b.Tools())
+	tools["recipe"] = recipe
+	in := recipes{root: r.Root, graph: g, family: r.Plan.Family, base: base, tools: tools, found: map[string]release.Inputs{}}
 	for _, t := range g.Targets { // parents first
 		found, err := in.of(t)
 		if err != nil {
@@ -163,6 +169,9 @@ func (in recipes) ignores(t Target, dir string, main bool) []string {
 func sumDirectory(dir string, ignores []string) (digest.Digest, error) {
 	ignored, err := readIgnored(ignores)
 	if err != nil {
+		return "", err
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil { // as BuildKit does; WalkDir would not look behind one
 		return "", err
 	}
 	sum := sha256.New()

@@ -129,3 +129,29 @@ func smoked(f *family.Family, name string) {
 	image.Smoke = append(image.Smoke, family.Smoke{Name: "runs", Run: []string{"true"}})
 	f.Images[name] = image
 }
+
+func TestAContextThatIsALinkCountsByWhatItLeadsTo(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	there, link := filepath.Join(root, "there"), filepath.Join(root, "link")
+	if err := os.MkdirAll(there, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("there", link); err != nil {
+		t.Fatal(err)
+	}
+	var sums []digest.Digest
+	for _, content := range []string{"one", "two"} {
+		write(t, filepath.Join(there, "file"), content)
+		for _, dir := range []string{there, link} {
+			sum, err := sumDirectory(dir, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sums = append(sums, sum)
+		}
+	}
+	if sums[0] != sums[1] || sums[2] != sums[3] || sums[0] == sums[2] {
+		t.Errorf("the sums of a directory and of a link to it, before and after a change: %v", sums)
+	}
+}
