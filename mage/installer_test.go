@@ -176,7 +176,7 @@ func (s *shop) refusals(t *testing.T, root *rootFS) {
 		}},
 		"a release that was marked bad": {status: fault.Refused, act: func(c *counter, _ *machine) {
 			c.next(dev(func(d *release.Document, st *release.State) {
-				d.Denied = map[digest.Digest]release.Denial{st.Record: {Reason: "leaks", At: d.Issued}}
+				d.Denied = map[digest.Digest]release.Denial{st.Record: {Commit: st.Commit, Reason: "leaks", By: "alice", At: d.Issued}}
 			}))
 		}},
 		"an expired document": {status: fault.Refused, act: func(c *counter, _ *machine) {
