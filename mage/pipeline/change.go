@@ -25,8 +25,9 @@ type Change struct {
 	Generation uint64    `json:"generation"` // of that head
 	Document   []byte    `json:"document,omitempty"`
 	Tags       []TagMove `json:"tags"`
-	From       string    `json:"from,omitempty"`  // the name whose digests a retag gives
-	Signs      bool      `json:"signs,omitempty"` // the head's document, which nobody has signed yet
+	From       string    `json:"from,omitempty"`    // the name whose digests a retag gives
+	Signs      bool      `json:"signs,omitempty"`   // the head's document, which nobody has signed yet
+	Vouches    bool      `json:"vouches,omitempty"` // for a head that no mover vouches for: a person has looked at it
 
 	Differences []Difference `json:"differences,omitempty"` // of what is served, for whoever decides
 

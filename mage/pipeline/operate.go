@@ -151,7 +151,8 @@ func (p *Pipeline) PlanHold(ctx context.Context, channel string, m release.Moved
 	return p.change(ctx, head, next, what)
 }
 
-// PlanRefresh plans to issue the channels document anew when it is near its end; before, nothing.
+// PlanRefresh plans to issue the channels document anew when it is near its end; before, nothing. A
+// schedule runs it, so that it signs nothing which no mover vouches for.
 func (p *Pipeline) PlanRefresh(ctx context.Context) (Change, error) {
 	head, err := p.Ledger.Head(ctx)
 	if err != nil {
@@ -162,7 +163,7 @@ func (p *Pipeline) PlanRefresh(ctx context.Context) (Change, error) {
 		c.Summary = fmt.Sprintf("refresh the channels document: not needed until %s, it expires on %s", from.Format(time.DateOnly), head.Document.Expires.Format(time.DateOnly))
 		return c, nil
 	}
-	return p.planReissue(ctx, head)
+	return p.planReissue(ctx, head, p.change)
 }
 
 // PlanReissue plans to issue the channels document anew, however long it would still last, and whoever
@@ -173,15 +174,20 @@ func (p *Pipeline) PlanReissue(ctx context.Context) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	return p.planReissue(ctx, head)
+	c, err := p.planReissue(ctx, head, p.changeUnvouched)
+	c.Vouches = err == nil
+	return c, err
 }
 
-func (p *Pipeline) planReissue(ctx context.Context, head release.Head) (Change, error) {
+// planner is how a change from a head is planned: asking who vouches for the head, or not.
+type planner func(ctx context.Context, head release.Head, next release.Document, summary string) (Change, error)
+
+func (p *Pipeline) planReissue(ctx context.Context, head release.Head, change planner) (Change, error) {
 	next, err := release.PlanRefresh(head, p.Now())
 	if err != nil {
 		return Change{}, err
 	}
-	return p.changeUnvouched(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format(time.DateOnly)))
+	return change(ctx, head, next, fmt.Sprintf("refresh the channels document until %s", next.Expires.Format(time.DateOnly)))
 }
 
 // Adoption is a plan to begin a ledger, and what could not be proved about what it takes over.

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -119,6 +120,12 @@ func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
 			"promoting":                func() error { _, err := p.Promote(t.Context(), w.promotion("dev", second, "")); return err },
 			"planning to reconcile":    func() error { _, err := p.PlanReconcile(t.Context()); return err },
 			"planning to let it go on": func() error { _, err := p.PlanHold(t.Context(), "prod", because, false); return err },
+			"refreshing, as the schedule does when its time has come": func() error {
+				scheduled := *p
+				scheduled.Now = func() time.Time { return w.book.head().Document.Expires.Add(-time.Hour) }
+				_, err := scheduled.PlanRefresh(t.Context())
+				return err
+			},
 		} {
 			t.Run(name+", "+what, func(t *testing.T) { w.still(t, fault.Forged, try) })
 		}

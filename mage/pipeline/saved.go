@@ -55,7 +55,7 @@ func (p *Pipeline) retagAgain(ctx context.Context, c Change) error {
 // planAgain refuses a saved document that planning does not come to.
 func (p *Pipeline) planAgain(ctx context.Context, head release.Head, c Change) error {
 	saved, err := release.DecodeDocument(c.Document)
-	if err == nil && len(saved.Changed()) > 0 { // who refreshes vouches for the head
+	if err == nil && (len(saved.Changed()) > 0 || !c.Vouches) {
 		err = p.vouched(ctx, head)
 	}
 	if err != nil {
