@@ -140,7 +140,7 @@ func smokeDockerfile(tests []family.Smoke) (string, error) {
 			network = "default"
 		}
 		fmt.Fprintf(&run, "FROM prepared AS test%d\nRUN --network=%s %s\n", i, network, encoded)
-		fmt.Fprintf(&gather, "COPY --from=test%d /.containai-smoke/results /%d\n", i, i)
+		fmt.Fprintf(&gather, "COPY --from=test%d /.containai-smoke/results/exit /.containai-smoke/results/output /%d/\n", i, i)
 	}
 	return "FROM built AS prepared\nCOPY --chmod=0777 smoke /.containai-smoke\n" + run.String() + "FROM scratch\n" + gather.String(), nil
 }
@@ -149,7 +149,7 @@ func readSmoke(dir string, tests []family.Smoke) ([]evidence.SmokeResult, error)
 	results := make([]evidence.SmokeResult, len(tests))
 	for i, t := range tests {
 		home := filepath.Join(dir, strconv.Itoa(i))
-		exit, err := os.ReadFile(filepath.Join(home, "exit"))
+		exit, err := readResult(home, "exit")
 		if err != nil {
 			return nil, fault.Wrap(err, fault.BuildFailed, "reading smoke test", t.Name)
 		}
@@ -157,7 +157,7 @@ func readSmoke(dir string, tests []family.Smoke) ([]evidence.SmokeResult, error)
 		if err != nil {
 			return nil, fault.Wrap(err, fault.BuildFailed, "reading smoke test", t.Name)
 		}
-		output, err := os.ReadFile(filepath.Join(home, "output"))
+		output, err := readResult(home, "output")
 		if err != nil {
 			return nil, fault.Wrap(err, fault.BuildFailed, "reading smoke test", t.Name)
 		}
@@ -166,6 +166,24 @@ func readSmoke(dir string, tests []family.Smoke) ([]evidence.SmokeResult, error)
 		}
 	}
 	return results, nil
+}
+
+// readResult reads a file that a test left: its code may be anybody's, and could have put a link to a file
+// of this machine there, or a pipe.
+func readResult(home, name string) ([]byte, error) {
+	root, err := os.OpenRoot(home)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	info, err := root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > smokeKept {
+		return nil, fmt.Errorf("%s is no file of at most %d bytes: it is %s, of %d bytes", name, smokeKept, info.Mode().Type(), info.Size())
+	}
+	return root.ReadFile(name)
 }
 
 // Exit codes of a test that its limits ended.

@@ -2,9 +2,13 @@ package buildkit
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -52,4 +56,31 @@ func FuzzSmokeDockerfile(f *testing.F) {
 			t.Errorf("%d lines:\n%s", lines, got)
 		}
 	})
+}
+
+// What a test leaves is read from this machine's own disk; its code may be anybody's.
+func TestASmokeTestCannotMakeUsReadFilesOfThisMachine(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "config.json")
+	write(t, secret, "a token of this machine")
+	for name, leave := range map[string]func(path string) error{
+		"a link to a file of this machine": func(path string) error { return os.Symlink(secret, path) },
+		"a link beside it":                 func(path string) error { return os.Symlink("exit", path) },
+		"a pipe that nobody writes to":     func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"more than the script keeps":       func(path string) error { return os.WriteFile(path, make([]byte, smokeKept+1), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Mkdir(filepath.Join(dir, "0"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "0", "exit"), "0\n")
+			if err := leave(filepath.Join(dir, "0", "output")); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := readSmoke(dir, []family.Smoke{{Name: "hostile"}}); !errors.Is(err, fault.BuildFailed) {
+				t.Errorf("got %+v, %v, want fault.BuildFailed", got, err)
+			}
+		})
+	}
 }
