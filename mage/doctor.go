@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -261,7 +262,10 @@ func (w *workshop) diagnoseIdentity(ctx context.Context, a authorities) diagnosi
 	d := diagnosis{What: "identity", Health: well}
 	switch {
 	case w.fam.Trust.Instance == family.Key && a.key != "":
-		d.Found = "signs with the key in " + a.key
+		d.Found = "signs with the key that CONTAINAI_SIGNING_KEY names" // not told: people put the key itself there
+		if _, err := os.Stat(a.key); err != nil {
+			d.Health, d.Found, d.Fix = ill, "CONTAINAI_SIGNING_KEY names no file that is here", "set it to the file of the private key"
+		}
 	case w.fam.Trust.Instance == family.Key:
 		d.Health, d.Found, d.Fix = ill, "the family trusts a key, and none is here", "set CONTAINAI_SIGNING_KEY to the file of the private key"
 	case a.local(w.fam.Trust, w.loopback()):

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -139,12 +141,17 @@ func TestDoctorSaysWhoWouldSign(t *testing.T) {
 	}))
 	defer issuer.Close()
 	public, key := family.Policy{Instance: "public"}, family.Policy{Instance: family.Key}
+	pem := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(pem, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		policy family.Policy
 		a      authorities
 		want   health
 	}{
-		"a key":                                   {key, authorities{key: "key.pem", root: "r"}, well},
+		"a key":                                   {key, authorities{key: pem, root: "r"}, well},
+		"the key itself for its file":             {key, authorities{key: "-----BEGIN of-it", root: "r"}, ill},
 		"a family of a key without one":           {key, authorities{root: "r"}, ill},
 		"a key, though the family trusts none":    {public, authorities{key: "key.pem", root: "r"}, ill},
 		"a workflow":                              {public, authorities{tokenURL: issuer.URL + "/?x=1", token: "good", root: "r"}, well},

@@ -106,7 +106,7 @@ func origins(reports []evidence.Report, images map[string]family.Image) []Found 
 	for _, r := range reports {
 		for _, f := range r.Findings {
 			at := r.Cell
-			for parent := images[at.Image].From; has[evidence.Cell{Image: parent, Platform: at.Platform}][f]; parent = images[at.Image].From {
+			for parent := images[at.Image].From; inherits(f) && has[evidence.Cell{Image: parent, Platform: at.Platform}][f]; parent = images[at.Image].From {
 				at.Image = parent
 			}
 			i, told := index[origin{at, f}]
@@ -123,6 +123,11 @@ func origins(reports []evidence.Report, images map[string]family.Image) []Found 
 	}
 	return list
 }
+
+// inherits reports whether the same finding in a parent is the very same: a secret in a layer, which has
+// a digest, is. One in an image's configuration is not: a child may put another in the same place, and a
+// waiver of the parent's must not cover it.
+func inherits(f evidence.Finding) bool { return f.Kind != evidence.Secret || f.Layer != "" }
 
 func instructionOf(r evidence.Report, layer digest.Digest) string {
 	for _, l := range r.Layers {

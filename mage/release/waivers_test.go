@@ -63,6 +63,17 @@ func TestF8AWaiverCoversExactlyWhatItNames(t *testing.T) {
 	}
 }
 
+// In an image's configuration the same place may hold another secret.
+func TestF8AWaiverOfAParentsConfigurationDoesNotCoverTheChild(t *testing.T) {
+	env := evidence.Finding{Kind: evidence.Secret, ID: "aws-access-key-id", Severity: "CRITICAL", Path: "config.json#/config/Env/3"}
+	w := waive(env)
+	w.Image = "tiny-base"
+	v := strict(w).Judge(evidenced(map[string][]evidence.Finding{"tiny-base": {env}, "tiny": {env}}), now)
+	if v.Blocking() != 1 || v.Findings[0].Cell.Image != "tiny" {
+		t.Errorf("with tiny-base's waived, %d findings stop tiny: %+v", v.Blocking(), v.Findings)
+	}
+}
+
 func TestF8AnUnusedWaiver(t *testing.T) {
 	low := openssl
 	low.Severity = "LOW"

@@ -158,10 +158,27 @@ func (g Graph) problems(root string, f *family.Family, at places) []family.Probl
 	for _, t := range g.Targets {
 		found = append(found, t.missing(root, at)...)
 		found = append(found, g.platformProblems(t, f, at)...)
+		found = append(found, t.cacheProblems(at)...)
 		from := f.Images[t.Name].From
 		if from != "" && !slices.Contains(g.images(t, f), from) {
 			found = append(found, at.problem(at.line(t.Name, "contexts"), "target %q is not linked to %q: %s says that it is from it, so its contexts need one that is \"target:%s\"",
 				t.Name, from, f.Place("images", t.Name, "from"), from))
+		}
+	}
+	return found
+}
+
+// cacheProblems refuses a cache of the bake file's own: nobody would know that a release took what a pull
+// request could have written. CONTAINAI_CACHE names one that the gate knows of.
+func (t Target) cacheProblems(at places) []family.Problem {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(t.resolved, &members); err != nil {
+		return []family.Problem{at.problem(at.line(t.Name, ""), "target %q: %v", t.Name, err)}
+	}
+	var found []family.Problem
+	for _, name := range []string{"cache-from", "cache-to"} {
+		if _, there := members[name]; there {
+			found = append(found, at.problem(at.line(t.Name, name), "target %q has a %s of its own: take it out, and set CONTAINAI_CACHE where a cache is wanted", t.Name, name))
 		}
 	}
 	return found

@@ -122,6 +122,8 @@ func TestGraphRefusesWithFileAndLine(t *testing.T) {
 			`bake.hcl:7: the context of target "base" is not there: basement`},
 		"a Dockerfile that is not there": {"bake", `context  = "base"`, "context  = \"base\"\n  dockerfile = \"Dockerfile.slim\"",
 			`bake.hcl:8: the Dockerfile of target "base" is not there: base/Dockerfile.slim`},
+		"a cache of its own": {"bake", `context  = "base"`, "context  = \"base\"\n  cache-from = [\"type=registry,ref=example.org/cache\"]",
+			`bake.hcl:8: target "base" has a cache-from of its own`},
 		"a named context that is not there": {"bake", `= "notes"`, `= "nots"`,
 			`bake.hcl:26: the context notes of target "tool" is not there: nots`},
 		"a platform that the family wants": {"bake", "inherits          = [\"_image\"]", `platforms = ["linux/amd64"]`,
