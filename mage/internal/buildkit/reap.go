@@ -21,7 +21,7 @@ func (b *Builder) reap(ctx context.Context) error {
 	if err := b.reapDaemon(ctx); err != nil {
 		return err
 	}
-	return b.clearSteps()
+	return b.clearSteps(stopTime)
 }
 
 // reapDaemon ends a daemon that is still there. The kernel should have done that; but we hold the
@@ -92,7 +92,7 @@ func waitPidfd(ctx context.Context, fd int) (bool, error) {
 // clearSteps removes what build steps leave outside the cache when nobody ends them in order:
 // runc's notes, BuildKit's bundles, control groups. The daemon does not run. Its own start drops
 // the leases of unfinished steps, and with them their snapshots.
-func (b *Builder) clearSteps() error {
+func (b *Builder) clearSteps(limit time.Duration) error {
 	left, err := fs.Glob(os.DirFS(b.state()), "root/runc-*/executor")
 	if err != nil {
 		return fault.Wrap(err, fault.Environment, "looking for", "bundles of build steps")
@@ -102,20 +102,20 @@ func (b *Builder) clearSteps() error {
 			return fault.Wrap(err, fault.Environment, "clearing", b.state(dir))
 		}
 	}
-	return removeCgroups(cgroupRoot, b.cgroup())
+	return removeCgroups(cgroupRoot, b.cgroup(), limit)
 }
 
 // cgroupRoot is where every system mounts control groups: the hierarchy itself, or, of version 1,
 // one below it for each controller. Control groups outlive the processes in them.
 const cgroupRoot = "/sys/fs/cgroup"
 
-func removeCgroups(root, name string) error {
+func removeCgroups(root, name string, limit time.Duration) error {
 	dirs, err := fs.Glob(os.DirFS(root), "*/"+name)
 	if err != nil {
 		return fault.Wrap(err, fault.Environment, "looking for control groups", name)
 	}
 	for _, dir := range append(dirs, name) {
-		if err := removeCgroup(filepath.Join(root, dir)); err != nil {
+		if err := removeCgroup(filepath.Join(root, dir), limit); err != nil {
 			return fault.Wrap(err, fault.Environment, "removing control group", filepath.Join(root, dir))
 		}
 	}
@@ -126,9 +126,9 @@ func removeCgroups(root, name string) error {
 // version 1 tells nobody when it is empty.
 const busyPoll = 20 * time.Millisecond
 
-func removeCgroup(dir string) error {
-	limit, retry := time.NewTimer(stopTime), time.NewTicker(busyPoll)
-	defer limit.Stop()
+func removeCgroup(dir string, limit time.Duration) error {
+	over, retry := time.NewTimer(limit), time.NewTicker(busyPoll)
+	defer over.Stop()
 	defer retry.Stop()
 	for {
 		err := rmdirs(dir)
@@ -137,7 +137,7 @@ func removeCgroup(dir string) error {
 		}
 		select {
 		case <-retry.C:
-		case <-limit.C:
+		case <-over.C:
 			return err
 		}
 	}

@@ -62,7 +62,7 @@ func Base() []string {
 const tailLines = 12
 
 // grace is the time between asking a process group to stop and ending it.
-const grace = 3 * time.Second
+const grace = 2 * time.Second
 
 // Run runs a command to its end. A failure is classified as kind and quotes the last lines.
 func Run(ctx context.Context, c Command, kind fault.Kind) error {
