@@ -42,14 +42,11 @@ func TestAKillAtEveryDeletionEndsInTheSameRegistry(t *testing.T) {
 	}
 }
 
-// killAt prunes and is killed at a deletion.
-func killAt(t *testing.T, y *yard, n int, after bool) {
-	t.Helper()
-	ctx, kill := context.WithCancel(t.Context())
-	defer kill()
+// killOn kills at the nth request of a sort, before the registry has it or after.
+func (y *yard) killOn(kill func(), counts func(*http.Request) bool, n int, after bool) {
 	var count atomic.Int32
 	y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-		if !isDelete(req) || int(count.Add(1)) != n {
+		if !counts(req) || int(count.Add(1)) != n {
 			next.ServeHTTP(w, req)
 			return
 		}
@@ -59,6 +56,14 @@ func killAt(t *testing.T, y *yard, n int, after bool) {
 		kill()
 		panic(http.ErrAbortHandler)
 	})
+}
+
+// killAt prunes and is killed at a deletion.
+func killAt(t *testing.T, y *yard, n int, after bool) {
+	t.Helper()
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	y.killOn(kill, isDelete, n, after)
 	defer y.guard(nil)
 	k := y.keeper()
 	f, p := y.plan(k)

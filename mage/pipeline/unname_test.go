@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/containai/containai/mage/family"
@@ -224,23 +222,16 @@ func TestAKillAtEveryWriteOfAnUnnamingIsHealed(t *testing.T) {
 	})
 }
 
+func isWrite(req *http.Request) bool {
+	return req.Method != http.MethodGet && req.Method != http.MethodHead
+}
+
 // killAtWrite prunes, is killed at a write, and returns how many there would be at least.
 func killAtWrite(t *testing.T, y *yard, n int, after bool) int {
 	t.Helper()
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
-	var count atomic.Int32
-	y.guard(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-		if req.Method == http.MethodGet || req.Method == http.MethodHead || int(count.Add(1)) != n {
-			next.ServeHTTP(w, req)
-			return
-		}
-		if after {
-			next.ServeHTTP(httptest.NewRecorder(), req.Clone(context.WithoutCancel(req.Context())))
-		}
-		kill()
-		panic(http.ErrAbortHandler)
-	})
+	y.killOn(kill, isWrite, n, after)
 	defer y.guard(nil)
 	k := y.keeper()
 	f, p, err := k.PlanPrune(ctx, retention.Allow{})
