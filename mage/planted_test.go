@@ -52,7 +52,7 @@ func TestF3APlantedSecretFailsTheGateAndNothingReachesTheRegistry(t *testing.T) 
 		{
 			name: "in the environment", platforms: host,
 			dockerfile: "FROM base\nENV NOTE=" + plantedKey() + "\n",
-			says:       []string{"tiny linux/amd64: CRITICAL secret in config.json#/config/Env/", "inherited from tiny by tiny-agent"},
+			says:       []string{"tiny linux/amd64: CRITICAL secret in config.json#/config/Env/", "tiny-agent linux/amd64: CRITICAL secret in config.json#/config/Env/"},
 		},
 		{
 			name: "in the history", platforms: host,
