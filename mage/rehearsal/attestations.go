@@ -20,6 +20,9 @@ import (
 // predicate of 16 MB.
 const maxBundle = 24 << 20
 
+// noFeature is how a private repository is refused whose owner has no Enterprise Cloud.
+const noFeature = "Feature not available for user-owned private repositories. To enable this feature, please make this repository public."
+
 // attestation is one bundle that a repository stored.
 type attestation struct {
 	id            int64
@@ -38,7 +41,7 @@ func (g *GitHub) serveAttestations(w http.ResponseWriter, r *http.Request, by ca
 	switch {
 	case m != nil && m[2] == "" && r.Method == http.MethodPost:
 		g.storeAttestation(w, r, m[1], by)
-	case m != nil && m[2] != "" && r.Method == http.MethodGet:
+	case m != nil && m[2] != "" && r.Method == http.MethodGet && !slices.Contains(g.options.Private, m[1]):
 		g.listAttestations(w, r, m[1], m[2])
 	default:
 		decline(w, http.StatusNotFound, "Not Found")
@@ -46,9 +49,12 @@ func (g *GitHub) serveAttestations(w http.ResponseWriter, r *http.Request, by ca
 }
 
 func (g *GitHub) storeAttestation(w http.ResponseWriter, r *http.Request, repository string, by caller) {
-	own := by.anybody || by.token != nil && (by.token.Repository == "" || by.token.Repository == repository)
-	if !own || !by.may("attestations:write") {
+	switch own := by.anybody || by.token != nil && (by.token.Repository == "" || by.token.Repository == repository); {
+	case !own || !by.may("attestations:write"):
 		decline(w, http.StatusForbidden, noAdmin)
+		return
+	case slices.Contains(g.options.Private, repository):
+		decline(w, http.StatusForbidden, noFeature)
 		return
 	}
 	content, err := io.ReadAll(io.LimitReader(r.Body, maxBundle+1))

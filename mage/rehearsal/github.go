@@ -28,7 +28,8 @@ type Options struct {
 	RateLimit  int      // calls of one account, or of all jobs of a repository, within an hour; 0: 5,000, for a GITHUB_TOKEN 1,000, without login 60
 	RateStatus int      // how a call over the limit is answered, 403 or 429; 0: 403
 
-	BundlesApart bool // the list of attestations names where each bundle is, as since July 2026, instead of holding it
+	Private      []string // "owner/name" of private repositories, which keep no attestations; every other is public
+	BundlesApart bool     // the list of attestations names where each bundle is, as since July 2026, instead of holding it
 
 	// The OIDC issuer: claims beside and instead of the model's own.
 	Claims map[string]string

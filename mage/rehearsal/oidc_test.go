@@ -123,7 +123,8 @@ func TestBundlesThatAreKeptApart(t *testing.T) {
 }
 
 func TestAttestationsThatAreRefused(t *testing.T) {
-	w := newWorld(t, rehearsal.Options{Tokens: tokens()})
+	secret := rehearsal.Token{Secret: "secret", Repository: "acme/secret", Scopes: []string{"attestations:write"}}
+	w := newWorld(t, rehearsal.Options{Tokens: append(tokens(), secret), Private: []string{"acme/secret"}})
 	good := bundle("https://slsa.dev/provenance/v1", zeroDigest)
 	for name, test := range map[string]struct {
 		secret, path, body string
@@ -132,6 +133,8 @@ func TestAttestationsThatAreRefused(t *testing.T) {
 		"by nobody":                            {"", "/repos/acme/family/attestations", good, 403},
 		"by a job without attestations: write": {"other", "/repos/acme/other/attestations", good, 403},
 		"by another repository's job":          {"workflow", "/repos/acme/other/attestations", good, 403},
+		"by a private repository's job":        {"secret", "/repos/acme/secret/attestations", good, 403},
+		"of 24 MiB":                            {"workflow", "/repos/acme/family/attestations", strings.Repeat(" ", 24<<20) + good, 413},
 		"no JSON":                              {"workflow", "/repos/acme/family/attestations", "x", 422},
 		"no bundle":                            {"workflow", "/repos/acme/family/attestations", "{}", 422},
 		"no subject":                           {"workflow", "/repos/acme/family/attestations", bundle("a"), 422},
