@@ -115,6 +115,7 @@ func (g *forge) tokens() []rehearsal.Token {
 			token := rehearsal.Token{Secret: secretFor(file, name), Login: "octocat", Repository: forgeRepository}
 			for _, may := range []struct{ terms, access, name string }{
 				{"packages", "read", "read:packages"}, {"packages", "write", "write:packages"}, {"packages", "write", "delete:packages"},
+				{"attestations", "write", "attestations:write"},
 			} {
 				if (*j.Permissions)[may.terms] == may.access {
 					token.Scopes = append(token.Scopes, may.name)

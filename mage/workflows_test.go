@@ -118,7 +118,8 @@ func rules() []rule {
 			{"build.yml", "    permissions: {}\n", "    permissions: {contents: read}\n"},
 			{"pull-request.yml", "      contents: read\n", "      contents: read\n      packages: write\n"},
 			{"care.yml", "      packages: read\n", "      packages: write\n"},
-			{"build.yml", "      id-token: write\n", "      id-token: write\n      attestations: write\n"},
+			{"build.yml", "      attestations: write", "      statuses: write"},
+			{"rollback.yml", "      id-token: write\n", "      id-token: write\n      attestations: write\n"},
 			{"rollback.yml", "    permissions:\n      contents: write\n      packages: write\n      id-token: write\n", ""},
 		}},
 		{"uses few actions, by commit and with their version", actionsOf, []mutation{
@@ -249,12 +250,12 @@ func topPermissions(w *workflow) []string {
 
 func jobPermissions(w *workflow) []string {
 	mover := map[string]string{"contents": "write", "packages": "write", "id-token": "write"}
-	builder := map[string]string{"contents": "read", "packages": "write", "id-token": "write"}
+	builder := map[string]string{"contents": "read", "packages": "write", "id-token": "write", "attestations": "write"}
 	reader := map[string]string{"contents": "read"}
 	want := map[string]map[string]string{
 		"pull-request.yml build": reader, "test.yml test": reader,
 		"build.yml amd64": reader, "build.yml arm64": reader, "build.yml inspect": {}, "build.yml publish": builder,
-		"release.yml plan": {"contents": "read", "packages": "read"}, "release.yml build": builder, "release.yml promote": mover,
+		"release.yml plan": {"contents": "read", "packages": "read", "attestations": "read"}, "release.yml build": builder, "release.yml promote": mover,
 		"rollback.yml rollback": mover,
 		"care.yml check":        {"contents": "read", "packages": "read"}, "care.yml refresh": mover, "care.yml prune": {"contents": "read", "packages": "write"},
 	}
