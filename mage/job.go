@@ -71,6 +71,9 @@ func (w *workshop) lookUp(ctx context.Context, p *pipeline.Pipeline, d *actions.
 	pub, found, err := p.Adopt(ctx, release.Source{Commit: d.Commit})
 	lacking := 0
 	if err == nil && found {
+		p.Archive, err = w.openArchive(d.Channel)
+	}
+	if err == nil && found {
 		lacking, err = p.Unattested(ctx, pub, d.Channel)
 	}
 	switch {

@@ -54,6 +54,9 @@ func releaseOf(x wish) command {
 		if err := w.mayRelease(ctx, p, x, plan.Source); err != nil {
 			return err
 		}
+		if p.Archive, err = w.archiveOf(ctx, x, plan.Source); err != nil {
+			return err
+		}
 		result, err := p.Release(ctx, plan, order)
 		if closing := w.report(result, x.channel); err == nil {
 			err = closing

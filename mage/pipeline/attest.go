@@ -29,7 +29,8 @@ const (
 //
 // When signing fails, what was signed until then is attached, so that nobody has to sign it again;
 // the release stays published and attest pending, and no channel names it. When nothing was
-// missing, what was read to find that out goes on with the release.
+// missing, what was read to find that out goes on with the release. The archive is given last what
+// it lacks of what hangs in the registry.
 func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, approved func(context.Context) (release.Approved, error)) (Published, int, error) {
 	claims := release.Claims(p.Family, pub.Record, pub.Node)
 	found, _, err := p.collect(ctx, claims, channel)
@@ -40,7 +41,7 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, ap
 	missing := found.Missing(claims)
 	if len(missing) == 0 {
 		pub.proved = found
-		return pub, 0, nil
+		return pub, 0, p.archive(ctx, pub, claims, channel)
 	}
 	p.Progress.Start("attest", pub.Record.Source.Tag())
 	a, err := approved(ctx)
@@ -61,13 +62,23 @@ func (p *Pipeline) Attest(ctx context.Context, pub Published, channel string, ap
 		}
 	}
 	p.Progress.Done("attest", pub.Record.Source.Tag(), fmt.Sprintf("%d statements signed and attached", attached))
-	return pub, attached, nil
+	return pub, attached, p.archive(ctx, pub, claims, channel)
 }
 
-// Unattested counts the statements that a release lacks before a channel may take it.
+// Unattested counts the statements that a release lacks before a channel may take it, or where it lacks
+// none, those that the archive does. An archive that cannot be asked is no reason to sign anything.
 func (p *Pipeline) Unattested(ctx context.Context, pub Published, channel string) (int, error) {
-	_, missing, err := p.collect(ctx, release.Claims(p.Family, pub.Record, pub.Node), channel)
-	return len(missing), err
+	claims := release.Claims(p.Family, pub.Record, pub.Node)
+	_, missing, err := p.collect(ctx, claims, channel)
+	if err != nil || len(missing) > 0 || p.Archive == nil {
+		return len(missing), err
+	}
+	lacking, err := p.unarchived(ctx, pub, claims, channel)
+	if errors.Is(err, fault.Unavailable) {
+		p.Progress.Note("attest", pub.Record.Source.Tag(), "not known whether all evidence is archived: "+err.Error())
+		return 0, nil
+	}
+	return lacking, err
 }
 
 // pending says what a release lacks whose signing failed.

@@ -110,6 +110,14 @@ type Verifier interface {
 	VerifyMover(bundle []byte, subject digest.Digest, channel string) (evidence.Statement, error)
 }
 
+// Archive keeps bundles beside the registry, for those who ask there: what GitHub knows of a digest.
+type Archive interface {
+	// Lacking returns those bundles about a subject that the archive does not keep.
+	Lacking(ctx context.Context, subject digest.Digest, bundles [][]byte) ([][]byte, error)
+	// Store stores those that it does not keep, and returns how many.
+	Store(ctx context.Context, subject digest.Digest, bundles [][]byte) (stored int, err error)
+}
+
 // Ledger is the compare-and-swap that commits a channel move.
 type Ledger interface {
 	Head(ctx context.Context) (release.Head, error)
@@ -132,7 +140,7 @@ type Progress interface {
 	Done(stage, subject, detail string)
 }
 
-// Pipeline releases one family. Every field is required.
+// Pipeline releases one family. Every field is required that does not say otherwise.
 type Pipeline struct {
 	Family   *family.Family
 	Layout   Layout
@@ -147,7 +155,8 @@ type Pipeline struct {
 	Dist     Dist
 	Progress Progress
 	Now      func() time.Time
-	Anew     bool // build every image, also those whose inputs did not change; not required
+	Anew     bool    // build every image, also those whose inputs did not change; not required
+	Archive  Archive // nil: the registry alone holds the evidence
 }
 
 // Dist keeps a release's files under dist/<commit>/: the build's record and what is written for

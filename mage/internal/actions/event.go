@@ -19,6 +19,7 @@ type Event struct {
 	Ref     string // refs/heads/main; of a pull request refs/pull/7/merge
 	Commit  string // 40 hex digits
 	Default string // the repository's default branch
+	Private bool   // the repository is not everybody's to read
 	Deleted bool   // a push that took the ref away
 	Fork    string // owner/name of the repository a pull request comes from, when it is another; "?" when that one is gone
 	Inputs  map[string]string
@@ -81,6 +82,9 @@ func decodeEvent(v Variables, payload []byte) (Event, error) {
 	}
 	if name != v.Repository {
 		return e, fmt.Errorf("its payload is of %q, the job of %q", name, v.Repository)
+	}
+	if e.Private, err = repository.flag("private"); err != nil {
+		return e, err
 	}
 	if e.Default, err = repository.text("default_branch"); err != nil || !branchGrammar.MatchString(e.Default) {
 		return e, errors.Join(err, fmt.Errorf("%q is no default branch", e.Default))

@@ -1,9 +1,10 @@
-// Package attestations reads what GitHub keeps about a digest: the Sigstore bundles of a repository's
-// attestations API.
+// Package attestations reads what GitHub keeps about a digest, and adds to it: the Sigstore bundles of a
+// repository's attestations API.
 //
-// A [Client] belongs to one repository and asks without login, which public repositories allow. The
-// API vouches for nothing: who stores a bundle there needs no more than write access. Invariant: no
-// byte of an answer is parsed before its size was bounded, and no more is returned than the limits.
+// A [Client] belongs to one repository and asks without login, which public repositories allow; an
+// [Archive] is one with a token that stores as well. The API vouches for nothing: who stores a bundle
+// there needs no more than write access. Invariant: no byte of an answer is parsed before its size was
+// bounded, no more is returned than the limits, and the token is shown to the API alone.
 package attestations
 
 import (
@@ -40,8 +41,9 @@ const gitHub = "https://github.com/"
 
 // Client asks for one repository's bundles. It is safe for concurrent use.
 type Client struct {
-	list string // URL of the list, but for the digest
-	http *http.Client
+	list  string // URL of the list, but for the digest
+	token string // empty: without login
+	http  *http.Client
 }
 
 var repositoryGrammar = regexp.MustCompile(`^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$`)
@@ -191,10 +193,8 @@ func (r *reading) get(ctx context.Context, at string) (content []byte, link stri
 	if err := allowed(req.URL); err != nil {
 		return nil, "", err
 	}
-	req.Header.Set("User-Agent", "containai")
 	if strings.HasPrefix(at, r.client.list) {
-		req.Header.Set("Accept", "application/vnd.github+json")
-		req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
+		r.client.introduce(req)
 	}
 	resp, err := r.client.http.Do(req)
 	if err != nil {
@@ -206,7 +206,7 @@ func (r *reading) get(ctx context.Context, at string) (content []byte, link stri
 	case http.StatusNotFound:
 		return nil, "", nil
 	default:
-		return nil, "", answered(resp)
+		return nil, "", r.client.answered(resp)
 	}
 	content, err = io.ReadAll(io.LimitReader(resp.Body, r.left+1))
 	if len(content) == 0 && err == nil {
@@ -218,6 +218,16 @@ func (r *reading) get(ctx context.Context, at string) (content []byte, link stri
 	return content, resp.Header.Get("Link"), err
 }
 
+// introduce says who asks, to the API and to nobody else: an address of a bundle is another host's.
+func (c *Client) introduce(req *http.Request) {
+	req.Header.Set("User-Agent", "containai")
+	req.Header.Set("Accept", "application/vnd.github+json")
+	req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+}
+
 // withoutURL is the cause alone: the address of a bundle is signed, and whoever has it may read there.
 func withoutURL(err error) error {
 	var e *url.Error
@@ -227,9 +237,12 @@ func withoutURL(err error) error {
 	return err
 }
 
-func answered(resp *http.Response) error {
+func (c *Client) answered(resp *http.Response) error {
+	if c.token != "" && resp.StatusCode == http.StatusUnauthorized {
+		return fault.New(fault.Environment, "asking", resp.Request.URL.Host, "it answers %s", resp.Status).WithHint(storeHint)
+	}
 	err := fault.New(fault.Unavailable, "asking", resp.Request.URL.Host, "it answers %s", resp.Status)
-	if resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusTooManyRequests {
+	if c.token == "" && (resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusTooManyRequests) {
 		return err.WithHint("without login GitHub answers 60 calls an hour: try later, or bring an evidence file")
 	}
 	return err
