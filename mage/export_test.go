@@ -12,6 +12,7 @@ import (
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/pipeline"
+	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/verify"
 )
 
@@ -22,6 +23,8 @@ func NewRegistryPort(client *registry.Client, members []string) (pipeline.Regist
 }
 
 func NewLayoutPort(l *registry.Layout) pipeline.Layout { return layoutPort{l} }
+
+func NewDist(root string, src release.Source) pipeline.Dist { return newDist(root, src) }
 
 // NewTrustPort trusts one signer, who releases and may move every channel.
 func NewTrustPort(trust *verify.Trust, signer family.Signer) pipeline.Verifier {

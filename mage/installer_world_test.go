@@ -98,7 +98,7 @@ func (s *shop) publish(t *testing.T, books *ledger.Ledger, commit, channel strin
 		Family: s.fam, Layout: mage.NewLayoutPort(layout), Builder: m, Packer: packer, Inspect: m,
 		Registry: must(mage.NewRegistryPort(client, s.fam.Members())), Signer: s.signer(s.local.Services),
 		Verifier: anyMover{mage.NewTrustPort(trust, sigstore.LocalSigner(signedSource))},
-		Ledger:   books, History: checkout{source}, Dist: nowhere{}, Progress: silence{}, Now: time.Now,
+		Ledger:   books, History: checkout{source}, Dist: mage.NewDist(s.dir, source), Progress: silence{}, Now: time.Now,
 	}
 	if _, err := p.Release(t.Context(), plan, pipeline.Order{Channel: channel, Until: pipeline.UntilPromote, Moved: release.Moved{By: "alice", Run: "1"}}); err != nil {
 		t.Fatal(err)

@@ -89,7 +89,7 @@ func newSignedFamily(tb testing.TB, images int) *signedFamily {
 		Registry: must(mage.NewRegistryPort(client, f.fam.Members())),
 		Signer:   f.signer(f.local.Services), Verifier: mage.NewTrustPort(f.trust, f.policy.Signer),
 		Ledger: must(ledger.OpenLocal(tb.Context(), state.LedgerDir(), "refs/widget/channels")), History: checkout{source},
-		Dist: nowhere{}, Progress: silence{}, Now: time.Now,
+		Dist: mage.NewDist(tb.TempDir(), source), Progress: silence{}, Now: time.Now,
 	}
 	return f
 }
@@ -329,18 +329,9 @@ func (c checkout) Read(context.Context) (release.Source, error)         { return
 func (checkout) Descends(context.Context, string, string) (bool, error) { return true, nil }
 func (c checkout) Resolve(context.Context, string) (string, error)      { return c.source.Commit, nil }
 
-// nowhere keeps no files, silence shows no progress.
-type (
-	nowhere struct{}
-	silence struct{}
-)
+// silence shows no progress.
+type silence struct{}
 
-func (nowhere) ReadRecord() (release.Record, bool, error) { return release.Record{}, false, nil }
-func (nowhere) WriteRecord(release.Record) error          { return nil }
-func (nowhere) WriteReports([]evidence.Report) error      { return nil }
-func (nowhere) ReadReports(release.Record) ([]evidence.Report, bool, error) {
-	return nil, false, nil
-}
 func (silence) Start(stage, subject string)        {}
 func (silence) Note(stage, subject, detail string) {}
 func (silence) Done(stage, subject, detail string) {}

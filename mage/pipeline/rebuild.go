@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -41,6 +42,27 @@ func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source, built fu
 		src.Rebuild++
 	}
 	return src.Rebuild, err
+}
+
+// mayBeSigned refuses a published record that its builder did not sign and that was not built here: who
+// can push and cannot sign could have put it there, for us to sign.
+func (p *Pipeline) mayBeSigned(ctx context.Context, pub Published, channel string) error {
+	if signed, err := p.recordSigned(ctx, pub, channel); signed || err != nil {
+		return err
+	}
+	ours, err := isBuilt(pub, func(release.Source) (release.Record, bool, error) { return p.Dist.ReadRecord() })
+	if ours || err != nil {
+		return err
+	}
+	return fault.New(fault.Unverified, "adopting", pub.Record.Source.Tag(), "nobody signed its record, and it is not what was built here").
+		WithHint("where it was built, run the same command; otherwise anybody who may push could have put it there: release the commit with -rebuild, under a number of its own")
+}
+
+// recordSigned reports whether a job of its commit signed a record.
+func (p *Pipeline) recordSigned(ctx context.Context, pub Published, channel string) (bool, error) {
+	claims := slices.DeleteFunc(release.Claims(p.Family, pub.Record, pub.Node), func(c release.Claim) bool { return c.Subject.Digest != pub.Node.Digest })
+	_, missing, err := p.collect(ctx, claims, channel)
+	return err == nil && len(missing) == 0, err
 }
 
 // isBuilt reports whether a published record is what was built here.

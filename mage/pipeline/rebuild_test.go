@@ -9,12 +9,12 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-// rebuilt releases rebuild n of a commit to a channel; 0 is the commit's first release.
+// rebuilt releases rebuild n of a commit to a channel, on one machine; 0 is the commit's first release.
 func (w *world) rebuilt(t *testing.T, commit string, n uint, channel string, until pipeline.Stage) (pipeline.Result, error) {
 	t.Helper()
 	m, p, plan := &thrifty{maker: maker{w.layout}, inputs: same()}, w.pipeline(t, "maker"), w.plan(commit)
 	plan.Source.Rebuild = n
-	p.Builder, p.Inspect, p.Signer, p.History = m, m, w.signer(commit), history{release.Source{Commit: commit}}
+	p.Builder, p.Inspect, p.Signer, p.History, p.Dist = m, m, w.signer(commit), history{release.Source{Commit: commit}}, &w.rebuilds
 	result, err := p.Release(t.Context(), plan, pipeline.Order{Channel: channel, Until: until, Moved: release.Moved{By: "alice"}})
 	if len(m.made) != 2 && n > 0 && !result.Adopted && err == nil {
 		t.Errorf("rebuild %d built %v, want everything", n, m.made)

@@ -151,6 +151,9 @@ func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]s
 		return nil, err
 	}
 	if len(missing) > 0 {
+		if err := p.mayBeSigned(ctx, pub, o.Channel); err != nil {
+			return nil, err
+		}
 		return []string{fmt.Sprintf("sign and attach %d statements of %s", len(missing), pub.Record.Source.Tag()), "move " + o.Channel + " to it"}, nil
 	}
 	change, err := p.PlanPromotion(ctx, head, Promotion{Published: pub, Channel: o.Channel, Version: o.Version, Moved: o.Moved})
@@ -216,6 +219,9 @@ func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel 
 
 // approvePublished inspects what the registry holds, for a record whose evidence is incomplete.
 func (p *Pipeline) approvePublished(ctx context.Context, pub Published, plan release.Plan, channel string) (release.Approved, error) {
+	if err := p.mayBeSigned(ctx, pub, channel); err != nil {
+		return release.Approved{}, err
+	}
 	built, err := p.Restore(ctx, pub, plan)
 	if err != nil {
 		return release.Approved{}, err

@@ -114,9 +114,8 @@ func (e *earlier) take(ctx context.Context, s release.State) error {
 	if pub.Record.Source.Dirty != "" || pub.Record.Source.Commit != s.Commit {
 		return fault.New(fault.Refused, "reading record", s.Tag, "it is of no commit alone")
 	}
-	claims := slices.DeleteFunc(release.Claims(e.Family, pub.Record, pub.Node), func(c release.Claim) bool { return c.Subject.Digest != pub.Node.Digest })
-	_, missing, err := e.collect(ctx, claims, e.channel)
-	if err == nil && len(missing) > 0 {
+	signed, err := e.recordSigned(ctx, pub, e.channel)
+	if err == nil && !signed {
 		err = fault.New(fault.Unverified, "reading record", s.Tag, "nobody that the family trusts signed it")
 	}
 	if err == nil {

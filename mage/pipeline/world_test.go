@@ -68,6 +68,7 @@ type world struct {
 	cache    string // of immutable content, which everybody on a machine shares
 	book     book
 	releases map[string]pipeline.Published // by commit
+	rebuilds shelf                         // where the machine that rebuilds keeps its files
 
 	now    time.Time
 	writes atomic.Int64         // requests that are no GET and no HEAD
