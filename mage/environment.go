@@ -53,6 +53,10 @@ func readEnvironment() (environment, error) {
 	if err != nil {
 		return environment{}, fault.New(fault.Environment, "looking for", "cache directory", "%v", err).WithHint("set HOME or XDG_CACHE_HOME")
 	}
+	handover, err := namedHandover()
+	if err != nil {
+		return environment{}, err
+	}
 	absolute := func(path string) string {
 		if filepath.IsAbs(path) {
 			return path
@@ -78,7 +82,7 @@ func readEnvironment() (environment, error) {
 		run:      thisRun(),
 		all:      os.Environ(),
 		job:      actions.Read(func(name string) string { return variable(name, "") }),
-		handover: variable("CONTAINAI_HANDOVER", ""),
+		handover: handover,
 		library:  libraryDirectory(),
 		anew:     variable("CONTAINAI_REBUILD", "") != "",
 		terminal: term.For(os.Stderr, os.Getenv, time.Now),
@@ -93,6 +97,17 @@ func readEnvironment() (environment, error) {
 		e.platforms = strings.Split(platforms, ",")
 	}
 	return e, nil
+}
+
+// namedHandover is the digest that an earlier job told. A workflow sets the variable also where that job told
+// nothing: such a release would build and scan beside the rights of the job that signs.
+func namedHandover() (string, error) {
+	said, ok := os.LookupEnv("CONTAINAI_HANDOVER")
+	if ok && said == "" {
+		return "", fault.New(fault.Invalid, "reading", "$CONTAINAI_HANDOVER", "it is empty: no earlier job said what it left").
+			WithHint("run all jobs of the workflow again; where no earlier job leaves anything, unset it")
+	}
+	return said, nil
 }
 
 // thisRun names the run as the history shows it: the page of a GitHub Actions run, or "local". Nobody

@@ -21,7 +21,7 @@ func handedOver(t *testing.T) (dist, release.Record) {
 	src := release.Source{Commit: ourCommit}
 	d := newDist(t.TempDir(), src)
 	r := release.Record{Schema: 1, Family: "tiny", Source: src, Images: map[string]release.Image{
-		"tiny": {Platforms: map[string]graph.Node{"linux/amd64": graph.NewNode("", []byte("amd64")), "linux/arm64": graph.NewNode("", []byte("arm64"))}},
+		"tiny": {Index: graph.NewNode("", []byte("both")), Platforms: map[string]graph.Node{"linux/amd64": graph.NewNode("", []byte("amd64")), "linux/arm64": graph.NewNode("", []byte("arm64"))}},
 	}}
 	if err := d.WriteRecord(r); err != nil {
 		t.Fatal(err)
@@ -68,6 +68,27 @@ func TestWhatAJobHandsOverIsTakenOnceItsDigestIsKnown(t *testing.T) {
 	}
 	if _, found, err := d.ReadReports(r); found || err != nil {
 		t.Errorf("a job that inspected nothing left reports: %v, %v", found, err)
+	}
+}
+
+// A job that waits for another one's word does nothing without it. No word at all is no hand-over.
+func TestAnEmptyHandOverIsRefused(t *testing.T) {
+	said := "sha256:" + strings.Repeat("0", 64)
+	for value, want := range map[string]bool{"": false, said: true} {
+		t.Setenv("CONTAINAI_HANDOVER", value)
+		env, err := readEnvironment()
+		if (err == nil) != want || err != nil && (!errors.Is(err, fault.Invalid) || fault.HintOf(err) == "") {
+			t.Errorf("CONTAINAI_HANDOVER=%q: %v", value, err)
+		}
+		if env.handover != value {
+			t.Errorf("CONTAINAI_HANDOVER=%q is read as %q", value, env.handover)
+		}
+	}
+	if err := os.Unsetenv("CONTAINAI_HANDOVER"); err != nil {
+		t.Fatal(err)
+	}
+	if env, err := readEnvironment(); err != nil || env.handover != "" {
+		t.Errorf("without the variable: %q, %v", env.handover, err)
 	}
 }
 

@@ -68,18 +68,16 @@ func (w *workshop) lookUp(ctx context.Context, p *pipeline.Pipeline, d *actions.
 	if !d.Publish {
 		return nil
 	}
-	pub, found, err := p.Adopt(ctx, release.Source{Commit: d.Commit})
-	lacking := 0
-	if err == nil && found {
-		p.Archive, err = w.openArchive(d.Channel)
+	archive, err := w.openArchive(d.Channel)
+	if err != nil {
+		return err
 	}
-	if err == nil && found {
-		lacking, err = p.Unattested(ctx, pub, d.Channel)
-	}
+	p.Archive = archive
+	whole, err := isWhole(ctx, p, release.Source{Commit: d.Commit}, d.Channel)
 	switch {
 	case err != nil:
 		return err
-	case found && lacking == 0:
+	case whole:
 		d.Build = false
 		d.Why += "; " + d.Tag + " is published and signed"
 	case !d.Build:
@@ -87,6 +85,16 @@ func (w *workshop) lookUp(ctx context.Context, p *pipeline.Pipeline, d *actions.
 			WithHint("release it from the default branch first, then run this again")
 	}
 	return nil
+}
+
+// isWhole reports whether a source is published, with every statement that a channel wants.
+func isWhole(ctx context.Context, p *pipeline.Pipeline, src release.Source, channel string) (bool, error) {
+	pub, found, err := p.Adopt(ctx, src)
+	if err != nil || !found {
+		return false, err
+	}
+	lacking, err := p.Unattested(ctx, pub, channel)
+	return lacking == 0, err
 }
 
 // leave writes outputs for later steps and jobs, where there are any.
@@ -115,7 +123,7 @@ func (w *workshop) mayWrite(apply bool) error {
 	}
 	if why := event.Untrusted(); why != "" {
 		return fault.New(fault.Refused, "writing to", w.client.Base().String(), "%s", why).
-			WithHint("pull requests run mage release:pr, which needs no right; releases run on %s and on version tags", event.Default)
+			WithHint("pull requests run mage release:pr, which needs no right; releases run on %s", event.Default)
 	}
 	return nil
 }
@@ -142,10 +150,10 @@ func (w *workshop) mayRelease(ctx context.Context, p *pipeline.Pipeline, x wish,
 	if err := refuseJob(isMover(job, policy), "moving", x.channel); err != nil || notSigner == nil {
 		return err
 	}
-	if _, found, err := p.Adopt(ctx, src); err != nil || found {
+	if whole, err := isWhole(ctx, p, src, x.channel); err != nil || whole {
 		return err
 	}
-	return refuseJob(notSigner, "publishing", src.Tag())
+	return refuseJob(notSigner, "publishing and signing", src.Tag())
 }
 
 // mayApply is mayWrite for an operation: unless it commits unsigned, its job is a mover.

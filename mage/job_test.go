@@ -18,6 +18,7 @@ import (
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/internal/actions"
 	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/internal/sigstore"
@@ -190,7 +191,8 @@ func TestF9OnlyTheTokensClaimsMoveAChannel(t *testing.T) {
 	}{
 		"the builder":                  {job{event: "push", ref: main, claims: builds()}, "publish attest"},
 		"the release workflow":         {job{event: "push", ref: main, claims: moves("release.yml", main)}, "rollback"},
-		"on a version tag":             {job{event: "push", ref: tag, claims: moves("release.yml", tag)}, "rollback"},
+		"the same, on a version tag":   {job{event: "push", ref: tag, claims: moves("release.yml", tag)}, ""},
+		"pretending not to be on one":  {job{event: "push", ref: main, claims: moves("release.yml", tag)}, ""},
 		"the rollback workflow":        {job{event: "workflow_dispatch", ref: main, claims: moves("rollback.yml", main)}, "rollback"},
 		"the schedule":                 {job{event: "schedule", ref: main, claims: moves("care.yml", main)}, "rollback"},
 		"another workflow":             {job{event: "push", ref: main, claims: moves("test.yml", main)}, ""},
@@ -231,6 +233,39 @@ func TestAMoverPromotesOnlyWhatIsPublished(t *testing.T) {
 	err := mayDo(t, w)["promote"]
 	if !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "builder") {
 		t.Errorf("an unpublished commit: %v, want Refused for its builder", err)
+	}
+}
+
+// What is published and not signed whole would be inspected again and signed, beside the rights to move.
+func TestAMoverPromotesNothingThatIsNotSignedWhole(t *testing.T) {
+	w, writes := workshopOf(t, job{event: "push", ref: "refs/heads/main", claims: moves("release.yml", "refs/heads/main")})
+	_, record := handedOver(t)
+	record.Family, record.Images = w.fam.Name, map[string]release.Image{"containai-base": record.Images["tiny"]}
+	content, err := record.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := w.client.Repo(w.fam.ArtifactOf(family.Metadata))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := graph.PushBytes(t.Context(), metadata, release.RecordType, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := graph.PackArtifact(t.Context(), metadata, release.RecordType, []graph.Node{layer}, nil)
+	if err == nil {
+		_, err = metadata.TagImmutable(t.Context(), record.Source.Tag(), node)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := writes.Load()
+	if err := mayDo(t, w)["promote"]; !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), "builder") {
+		t.Errorf("a commit whose evidence is missing: %v, want Refused for its builder", err)
+	}
+	if n := writes.Load() - before; n != 0 {
+		t.Errorf("%d writes were sent", n)
 	}
 }
 
@@ -340,6 +375,7 @@ func TestF4EveryCommandThatWritesAsksFirst(t *testing.T) {
 		"ops:prune":                  prune(pruning{apply: true}),
 		"ops:undelete":               undelete("", true),
 		"ops:fsck -repair":           fsck(true),
+		"inspect:mirror":             mirror(true),
 	} {
 		t.Run(name, func(t *testing.T) {
 			env, err := readEnvironment()

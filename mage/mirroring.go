@@ -30,6 +30,9 @@ type mirrored struct {
 func mirror(apply bool) command {
 	return func(ctx context.Context, s *session) error {
 		w, err := s.openWorkshop(ctx, apply)
+		if err == nil {
+			err = w.mayWrite(apply)
+		}
 		if err != nil {
 			return err
 		}

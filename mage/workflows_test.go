@@ -180,6 +180,8 @@ func rules() []rule {
 		{"asks before it moves prod", approvals, []mutation{
 			{"release.yml", "    environment: ${{ needs.plan.outputs.channel }} # prod waits for an approval; what it does is planned after it\n", ""},
 			{"rollback.yml", "    environment: rollback # who may start it is said there\n", ""},
+			{"care.yml", "    environment: rollback\n", ""},
+			{"care.yml", "ops:refresh -apply", "ops:refresh -early -apply"},
 		}},
 		{"builds and signs in build.yml alone, behind the inspection", builders, []mutation{
 			{"release.yml", "release:to \"$CHANNEL\" -version", "release:to \"$CHANNEL\" -until=attest -version"},
@@ -257,7 +259,8 @@ func jobPermissions(w *workflow) []string {
 		"build.yml amd64": reader, "build.yml arm64": reader, "build.yml inspect": {}, "build.yml publish": builder,
 		"release.yml plan": {"contents": "read", "packages": "read", "attestations": "read"}, "release.yml build": builder, "release.yml promote": mover,
 		"rollback.yml rollback": mover,
-		"care.yml check":        {"contents": "read", "packages": "read"}, "care.yml refresh": mover, "care.yml prune": {"contents": "read", "packages": "write"},
+		"care.yml check":        {"contents": "read", "packages": "read"}, "care.yml refresh": mover, "care.yml reissue": mover,
+		"care.yml mirror": {"contents": "read", "packages": "write"}, "care.yml prune": {"contents": "read", "packages": "write"},
 	}
 	var all []string
 	for name, j := range w.Jobs {
@@ -362,7 +365,7 @@ func scriptsOf(w *workflow) []string {
 // inspection, no test.
 func tokensOf(w *workflow) []string {
 	allowed := []string{
-		"release.yml plan", "release.yml promote", "build.yml publish", "rollback.yml rollback", "care.yml check", "care.yml refresh", "care.yml prune",
+		"release.yml plan", "release.yml promote", "build.yml publish", "rollback.yml rollback", "care.yml check", "care.yml refresh", "care.yml reissue", "care.yml mirror", "care.yml prune",
 	}
 	var all []string
 	count := 0
@@ -445,12 +448,18 @@ func machines(w *workflow) []string {
 // approvals: the job that moves a channel at somebody's word is in an environment, and plans in it.
 func approvals(w *workflow) []string {
 	want := map[string][2]string{
-		"release.yml": {"promote", "${{ needs.plan.outputs.channel }}"}, "rollback.yml": {"rollback", "rollback"},
+		"release.yml": {"promote", "${{ needs.plan.outputs.channel }}"}, "rollback.yml": {"rollback", "rollback"}, "care.yml": {"reissue", "rollback"},
 	}
+	var all []string
 	if at, moves := want[w.file]; moves && w.Jobs[at[0]].Environment != at[1] {
-		return []string{fmt.Sprintf("%s is in the environment %q", at[0], w.Jobs[at[0]].Environment)}
+		all = append(all, fmt.Sprintf("%s is in the environment %q", at[0], w.Jobs[at[0]].Environment))
 	}
-	return nil
+	for name, j := range w.Jobs {
+		if j.Environment == "" && slices.ContainsFunc(j.Steps, func(s *ciStep) bool { return strings.Contains(s.Run, "-early") }) {
+			all = append(all, name+" vouches for what nobody signed")
+		}
+	}
+	return all
 }
 
 func builders(w *workflow) []string {
@@ -566,6 +575,9 @@ func TestTheFamilyTrustsExactlyTheWorkflowsThatSign(t *testing.T) {
 	f := containaiFamily(t)
 	movers := map[string]bool{}
 	for _, m := range f.Trust.Movers {
+		if m.Ref != "refs/heads/main" {
+			t.Errorf("%s moves channels on %s: who may push that ref chooses what it says", m.Workflow, m.Ref)
+		}
 		movers[strings.TrimPrefix(m.Workflow, ".github/workflows/")] = true
 	}
 	signing := map[string]bool{}

@@ -172,12 +172,27 @@ func DecodeRecord(content []byte) (Record, error) {
 		err = outline{content: content}.sameBytes(canonical)
 	}
 	if err == nil {
-		err = errors.Join(r.Source.check(), r.checkOrigin())
+		err = errors.Join(r.Source.check(), r.checkDigests(), r.checkOrigin())
 	}
 	if err != nil {
 		return Record{}, fault.Wrap(err, fault.Forged, "decoding", "record")
 	}
 	return r, nil
+}
+
+// checkDigests refuses a record that names something without saying what it is.
+func (r Record) checkDigests() error {
+	for name, node := range r.Members() {
+		if err := node.Digest.Validate(); err != nil {
+			return fmt.Errorf("%q of %s: %w", node.Digest, name, err)
+		}
+	}
+	for _, c := range r.Cells() {
+		if node, _ := r.Digest(c); node.Digest.Validate() != nil {
+			return fmt.Errorf("%q of %s is no digest", node.Digest, c)
+		}
+	}
+	return nil
 }
 
 // Digest returns the platform manifest of a cell.

@@ -27,28 +27,32 @@ const (
 	onVersion  = "prod"
 )
 
+// releaseVersion is how a person releases a version: a tag alone moves nothing, as the workflow that runs
+// on a tag is the one of the tag's commit, and whoever may push can make both.
+const releaseVersion = "gh workflow run release.yml -f channel=" + onVersion + " -f version=%s -f commit=%s"
+
 var channelGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
-// Decide says what an event asks for. A pull request publishes nothing, and neither does a branch
-// beside the default one. An event that nobody thought of is refused.
+// Decide says what an event asks for. A pull request publishes nothing, and neither does a tag or a
+// branch beside the default one. An event that nobody thought of is refused.
 func Decide(e Event) (Decision, error) {
 	d := Decision{Channel: onPush, Commit: e.Commit, Build: true}
 	if why := e.Untrusted(); why != "" {
 		if !e.isPull() && e.Name != "push" {
-			return Decision{}, fault.New(fault.Refused, "releasing on", e.Name, "%s", why).WithHint("run the workflow on %s, or on a version tag", e.Default)
+			return Decision{}, fault.New(fault.Refused, "releasing on", e.Name, "%s", why).WithHint("run the workflow on %s", e.Default)
 		}
 		d.Why = "nothing is published: " + why
+		if version := e.tag(); e.Name == "push" && !e.Deleted && release.CheckVersion(version) == nil {
+			d.Channel, d.Version, d.Build = onVersion, version, false
+			d.Why += "; who may release it runs " + fmt.Sprintf(releaseVersion, version, e.Commit)
+		}
 		return d.named(), nil
 	}
-	tag := e.tag()
-	switch {
-	case e.Name == "schedule":
+	switch e.Name {
+	case "schedule":
 		d.Channel, d.Publish, d.Why = onSchedule, true, "the schedule releases "+onSchedule
-	case e.Name == "workflow_dispatch":
-		return d.dispatched(e.Inputs, tag)
-	case tag != "":
-		d.Channel, d.Version, d.Publish, d.Build = onVersion, tag, true, false
-		d.Why = "the version tag " + tag + " releases " + onVersion
+	case "workflow_dispatch":
+		return d.dispatched(e.Inputs)
 	default:
 		d.Publish, d.Why = true, "a push to "+e.Default+" releases "+onPush
 	}
@@ -56,7 +60,7 @@ func Decide(e Event) (Decision, error) {
 }
 
 // Untrusted says why nothing may be written in an event's name, or "" when something may: it must be
-// an event that only people and schedules of the repository cause, on a ref that is released.
+// an event that only people and schedules of the repository cause, on the branch that is released.
 func (e Event) Untrusted() string {
 	switch e.Name {
 	case "push", "schedule", "workflow_dispatch":
@@ -68,14 +72,12 @@ func (e Event) Untrusted() string {
 	default:
 		return "no release begins with such an event"
 	}
-	switch tag := e.tag(); {
+	switch {
 	case e.Deleted:
 		return e.Ref + " was deleted"
-	case tag != "" && e.Name == "schedule":
-		return "a schedule has no tag"
-	case tag != "" && release.CheckVersion(tag) != nil:
-		return e.Ref + " is no version"
-	case tag == "" && e.Ref != "refs/heads/"+e.Default:
+	case e.tag() != "":
+		return e.Ref + " is a tag, which moves nothing by itself"
+	case e.Ref != "refs/heads/"+e.Default:
 		return e.Ref + " is not " + e.Default
 	}
 	return ""
@@ -93,29 +95,25 @@ func (e Event) isPull() bool { return e.Name == "pull_request" || e.Name == "pul
 
 // dispatched reads the form that a person filled in. A commit that is named was published before: what
 // is signed here is signed as the commit that the workflow runs on.
-func (d Decision) dispatched(inputs map[string]string, tag string) (Decision, error) {
-	version := inputs["version"]
-	if version == "" {
-		version = tag
-	}
-	d.Channel, d.Version, d.Publish, d.Build = inputs["channel"], version, true, tag == ""
+func (d Decision) dispatched(inputs map[string]string) (Decision, error) {
+	d.Channel, d.Version, d.Publish = inputs["channel"], inputs["version"], true
 	if d.Channel == "" {
 		d.Channel = onPush
-		if version != "" {
+		if d.Version != "" {
 			d.Channel = onVersion
 		}
 	}
 	if commit := inputs["commit"]; commit != "" && commit != d.Commit {
 		d.Commit, d.Build = commit, false
 	}
-	if err := d.check(tag); err != nil {
+	if err := d.check(); err != nil {
 		return Decision{}, fault.Wrap(err, fault.Invalid, "reading", "the workflow's inputs")
 	}
 	d.Why = "somebody asked for " + d.Channel
 	return d.named(), nil
 }
 
-func (d Decision) check(tag string) error {
+func (d Decision) check() error {
 	switch {
 	case !channelGrammar.MatchString(d.Channel):
 		return fmt.Errorf("%q is no channel", d.Channel)
@@ -125,8 +123,6 @@ func (d Decision) check(tag string) error {
 		return nil
 	case d.Channel != onVersion:
 		return fmt.Errorf("a version names what %s serves, and the channel is %s", onVersion, d.Channel)
-	case tag != "" && d.Version != tag:
-		return fmt.Errorf("the version is %q, the tag %q", d.Version, tag)
 	}
 	return release.CheckVersion(d.Version)
 }

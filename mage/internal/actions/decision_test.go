@@ -37,6 +37,8 @@ func dispatch(ref string, inputs ...string) Event {
 func TestEveryEventAsksForWhatTheTableSays(t *testing.T) {
 	deleted := on("push", "refs/heads/main")
 	deleted.Deleted = true
+	gonetag := on("push", "refs/tags/v1.2.3")
+	gonetag.Deleted = true
 	fork := on("pull_request", "refs/pull/7/merge")
 	fork.Fork = "stranger/containai"
 	gone := on("pull_request_target", "refs/heads/main")
@@ -49,11 +51,12 @@ func TestEveryEventAsksForWhatTheTableSays(t *testing.T) {
 		"a push to main":                       {on("push", main), "dev - here publish build"},
 		"a push to another branch":             {on("push", "refs/heads/feature"), "dev - here nothing build"},
 		"a push to a branch that ends in main": {on("push", "refs/heads/x/main"), "dev - here nothing build"},
-		"a push of a version tag":              {on("push", tag), "prod v1.2.3 here publish adopt"},
-		"a push of a preview tag":              {on("push", "refs/tags/v1.2.3-rc.1"), "prod v1.2.3-rc.1 here publish adopt"},
+		"a push of a version tag":              {on("push", tag), "prod v1.2.3 here nothing adopt"},
+		"a push of a preview tag":              {on("push", "refs/tags/v1.2.3-rc.1"), "prod v1.2.3-rc.1 here nothing adopt"},
 		"a push of another tag":                {on("push", "refs/tags/latest"), "dev - here nothing build"},
 		"a push of a tag like main":            {on("push", "refs/tags/main"), "dev - here nothing build"},
 		"a branch that is deleted":             {deleted, "dev - here nothing build"},
+		"a version tag that is deleted":        {gonetag, "dev - here nothing build"},
 		"a pull request":                       {on("pull_request", "refs/pull/7/merge"), "dev - here nothing build"},
 		"a pull request from a fork":           {fork, "dev - here nothing build"},
 		"a pull request with main's rights":    {on("pull_request_target", main), "dev - here nothing build"},
@@ -78,10 +81,9 @@ func TestEveryEventAsksForWhatTheTableSays(t *testing.T) {
 		"a channel that is an option":      {dispatch(main, "channel", "-apply"), "Invalid"},
 		"a channel of two lines":           {dispatch(main, "channel", "dev\nprod"), "Invalid"},
 		"a form on another branch":         {dispatch("refs/heads/feature", "channel", "prod"), "Refused"},
-		"a form on a version tag":          {dispatch(tag), "prod v1.2.3 here publish adopt"},
-		"the same version on the tag":      {dispatch(tag, "version", "v1.2.3"), "prod v1.2.3 here publish adopt"},
-		"another version on the tag":       {dispatch(tag, "version", "v1.2.4"), "Invalid"},
-		"another channel on a version tag": {dispatch(tag, "channel", "dev"), "Invalid"},
+		"a form on a version tag":          {dispatch(tag), "Refused"},
+		"the same version on the tag":      {dispatch(tag, "version", "v1.2.3"), "Refused"},
+		"another channel on a version tag": {dispatch(tag, "channel", "dev"), "Refused"},
 		"a form on another tag":            {dispatch("refs/tags/nightly", "channel", "prod"), "Refused"},
 
 		"a comment":              {on("issue_comment", main), "Refused"},
@@ -104,6 +106,19 @@ func TestEveryEventAsksForWhatTheTableSays(t *testing.T) {
 				t.Error("the refusal says no way on")
 			}
 		})
+	}
+}
+
+// A version tag moves nothing; what it says instead can be pasted.
+func TestAVersionTagSaysHowItIsReleased(t *testing.T) {
+	d, err := Decide(on("push", "refs/tags/v1.2.3"))
+	if want := "gh workflow run release.yml -f channel=prod -f version=v1.2.3 -f commit=" + here; err != nil || !strings.HasSuffix(d.Why, want) {
+		t.Errorf("Why = %q, %v, want it to end in %q", d.Why, err, want)
+	}
+	for _, tag := range []string{"refs/tags/v1.2.3;id", "refs/tags/v1.2.3$(id)", "refs/tags/latest"} {
+		if d, err := Decide(on("push", tag)); err != nil || strings.Contains(d.Why, "gh workflow") {
+			t.Errorf("%s: %q, %v", tag, d.Why, err)
+		}
 	}
 }
 
@@ -140,7 +155,7 @@ func FuzzF4APullRequestPublishesNothing(f *testing.F) {
 		if name != "push" && name != "schedule" && name != "workflow_dispatch" {
 			t.Errorf("%q publishes %+v", name, d)
 		}
-		if ref != "refs/heads/main" && !strings.HasPrefix(ref, "refs/tags/v") {
+		if ref != "refs/heads/main" {
 			t.Errorf("%q publishes %+v", ref, d)
 		}
 	})
