@@ -1,0 +1,133 @@
+package mage_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// pages are the documentation: the README and docs/.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	found := map[string]string{}
+	for _, file := range append(files, "../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md") {
+		found[strings.TrimPrefix(filepath.ToSlash(file), "../")] = string(must(os.ReadFile(file)))
+	}
+	return found
+}
+
+// testFunctions is where each test, benchmark, example and fuzz target of the repository is declared: by name
+// the source of its file.
+func testFunctions(t *testing.T) map[string]string {
+	t.Helper()
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Example|Fuzz)\w*)\(`)
+	found := map[string]string{}
+	err := filepath.WalkDir(".", func(name string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		content, err := os.ReadFile(name)
+		for _, f := range declared.FindAllStringSubmatch(string(content), -1) {
+			found[f[1]] += string(content)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestEveryAttackNamesATestThatCarriesItOut: docs/threat-model.md has every row of the catalogue once, and the
+// tests that it names are there and speak of that row.
+func TestEveryAttackNamesATestThatCarriesItOut(t *testing.T) {
+	tests := testFunctions(t)
+	quoted := regexp.MustCompile("`(Test\\w+)`")
+	rows := map[string]int{}
+	for line := range strings.Lines(pages(t)["docs/threat-model.md"]) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 5 || strings.HasPrefix(cells[1], "---") || strings.TrimSpace(cells[len(cells)-2]) == "shown by" {
+			continue
+		}
+		row := strings.TrimSpace(cells[1])
+		isRow := regexp.MustCompile(`^D\d+$`).MatchString(row)
+		if isRow {
+			rows[row]++
+		}
+		names := quoted.FindAllStringSubmatch(cells[len(cells)-2], -1)
+		if isRow && len(names) == 0 {
+			t.Errorf("%s names no test", row)
+		}
+		for _, name := range names {
+			source, ok := tests[name[1]]
+			if !ok {
+				t.Errorf("%s: there is no %s", row, name[1])
+			} else if isRow && !strings.HasPrefix(name[1], "Test"+row) && !strings.Contains(source, fmt.Sprintf("%q", row)) {
+				t.Errorf("%s: the file of %s does not speak of it", row, name[1])
+			}
+		}
+	}
+	for n := 1; n <= 14; n++ {
+		if row := fmt.Sprint("D", n); rows[row] != 1 {
+			t.Errorf("%s stands there %d times", row, rows[row])
+		}
+	}
+}
+
+// TestEveryTestThatAPageNamesExists: a name in backticks is one that `go test -run` finds.
+func TestEveryTestThatAPageNamesExists(t *testing.T) {
+	tests := testFunctions(t)
+	quoted := regexp.MustCompile("`((?:Test|Benchmark)[A-Z0-9]\\w+)`")
+	for page, content := range pages(t) {
+		for _, name := range quoted.FindAllStringSubmatch(content, -1) {
+			if _, ok := tests[name[1]]; !ok {
+				t.Errorf("%s names %s, which is not there", page, name[1])
+			}
+		}
+	}
+}
+
+// TestEveryLinkLeadsSomewhere: a link to a file of the repository leads to one, and one to a part of a page
+// to a heading or an anchor of it.
+func TestEveryLinkLeadsSomewhere(t *testing.T) {
+	all := pages(t)
+	link := regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]+)?\)`)
+	for page, content := range all {
+		for _, l := range link.FindAllStringSubmatch(content, -1) {
+			if strings.Contains(l[1], "://") || strings.HasPrefix(l[1], "mailto:") {
+				continue
+			}
+			target := page
+			if l[1] != "" {
+				target = filepath.ToSlash(filepath.Join(filepath.Dir(page), l[1]))
+			}
+			if _, err := os.Stat(filepath.Join("..", target)); err != nil {
+				t.Errorf("%s links to %s, which is not there", page, target)
+			}
+			if l[2] != "" && !slices.Contains(anchors(all[target]), l[2][1:]) {
+				t.Errorf("%s links to %s%s, which has no such part", page, target, l[2])
+			}
+		}
+	}
+}
+
+// anchors are the names of a page's headings, as GitHub makes them, and its explicit ones.
+func anchors(page string) []string {
+	var names []string
+	for _, a := range regexp.MustCompile(`<a id="([^"]+)">`).FindAllStringSubmatch(page, -1) {
+		names = append(names, a[1])
+	}
+	for _, h := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		kept := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(h[1]), "")
+		names = append(names, strings.ReplaceAll(kept, " ", "-"))
+	}
+	return names
+}
