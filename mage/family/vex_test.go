@@ -66,7 +66,7 @@ func TestOpenVEXStatementsAreWaivers(t *testing.T) {
 // TestOpenVEXOfItsOwnLibraryIsUnderstood: what go-vex, the specification's own library, writes.
 func TestOpenVEXOfItsOwnLibraryIsUnderstood(t *testing.T) {
 	document := vex.New()
-	for _, s := range []vex.Statement{
+	document.Statements = append(document.Statements, []vex.Statement{
 		{
 			Vulnerability: vex.Vulnerability{Name: "CVE-2026-1"}, Status: vex.StatusNotAffected, ImpactStatement: "never called",
 			Products: []vex.Product{{
@@ -80,9 +80,7 @@ func TestOpenVEXOfItsOwnLibraryIsUnderstood(t *testing.T) {
 		},
 		{Vulnerability: vex.Vulnerability{Name: "CVE-2026-3"}, Status: vex.StatusAffected, ActionStatement: "update", Products: []vex.Product{{Component: vex.Component{ID: "pkg:golang/github.com/a/b"}}}},
 		{Vulnerability: vex.Vulnerability{Name: "CVE-2026-4"}, Status: vex.StatusUnderInvestigation, Products: []vex.Product{{Component: vex.Component{ID: "pkg:golang/github.com/a/b"}}}},
-	} {
-		document.Statements = append(document.Statements, s)
-	}
+	}...)
 	var content bytes.Buffer
 	if err := document.ToJSON(&content); err != nil {
 		t.Fatal(err)

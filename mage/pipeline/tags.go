@@ -149,7 +149,7 @@ func (p *Pipeline) planTag(ctx context.Context, w wanted, document *graph.Node) 
 		return nil, fault.New(fault.Immutable, "tagging", w.member+":"+w.tag, "it shows %s, the ledger says %s", now.Digest, w.to).
 			WithHint("somebody overwrote an immutable tag: find out who, then release under another version")
 	}
-	to := graph.Node{}
+	var to graph.Node
 	if document != nil && w.to == document.Digest {
 		to = *document
 	} else {

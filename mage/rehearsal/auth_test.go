@@ -33,7 +33,7 @@ func (w *world) as(secret string) *world {
 // bearer asks for a registry token, with the world's secret.
 func (w *world) bearer(scope string) response {
 	w.t.Helper()
-	r, err := http.NewRequestWithContext(w.t.Context(), "GET", w.url+"/token?service=x&scope="+scope, nil)
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.url+"/token?service=x&scope="+scope, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

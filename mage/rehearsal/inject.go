@@ -81,7 +81,7 @@ func (j *Injector) answer(w http.ResponseWriter, r *http.Request, f Fault) {
 	case f.Truncate != 0:
 		catch(http.HandlerFunc(j.pass), r).sendCut(w, f.Truncate)
 	case f.Reset:
-		io.CopyN(io.Discard, r.Body, f.ReadBody)
+		_, _ = io.CopyN(io.Discard, r.Body, f.ReadBody)
 		hangUp(w)
 	case f.Kill != nil:
 		f.Kill()

@@ -196,7 +196,7 @@ func TestAStaleReadSeesWhatWasThereBeforeTheLastWrite(t *testing.T) { // fault r
 	w.push("acme/base", "prod", "new")
 	w.request("HEAD", "/v2/acme/base/manifests/prod", "").wants(t, 404, "")
 	for _, c := range j.Calls() {
-		if c.Method == "GET" && strings.HasSuffix(c.Path, "/prod") {
+		if c.Method == http.MethodGet && strings.HasSuffix(c.Path, "/prod") {
 			t.Errorf("the injector counts its own look: %s", c)
 		}
 	}

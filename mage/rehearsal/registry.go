@@ -75,13 +75,13 @@ func (g *GitHub) serveReferrers(w http.ResponseWriter, r *http.Request) {
 	switch g.options.Referrers {
 	case ReferrersEmpty:
 		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
-		io.WriteString(w, empty)
+		_, _ = io.WriteString(w, empty)
 	case ReferrersMistyped:
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, empty)
+		_, _ = io.WriteString(w, empty)
 	case ReferrersPage:
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		io.WriteString(w, page)
+		_, _ = io.WriteString(w, page)
 	case ReferrersRedirect:
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	default:

@@ -45,7 +45,7 @@ func (a *answer) Write(p []byte) (int, error) {
 func (a *answer) send(w http.ResponseWriter) {
 	maps.Copy(w.Header(), a.header)
 	w.WriteHeader(a.status)
-	w.Write(a.body.Bytes())
+	_, _ = w.Write(a.body.Bytes())
 }
 
 // sendCut promises the whole body, sends n bytes of it and ends the connection. A body that is not
@@ -58,7 +58,7 @@ func (a *answer) sendCut(w http.ResponseWriter, n int64) {
 	maps.Copy(w.Header(), a.header)
 	w.Header().Set("Content-Length", strconv.Itoa(a.body.Len()))
 	w.WriteHeader(a.status)
-	w.Write(a.body.Bytes()[:n])
+	_, _ = w.Write(a.body.Bytes()[:n])
 	if err := http.NewResponseController(w).Flush(); err != nil {
 		hangUp(w)
 	}
@@ -76,13 +76,13 @@ func hangUp(w http.ResponseWriter) {
 		raw = wrapped.NetConn()
 	}
 	if tcp, ok := raw.(*net.TCPConn); ok {
-		tcp.SetLinger(0) // unsent data is dropped and the peer gets a RST
+		_ = tcp.SetLinger(0) // unsent data is dropped and the peer gets a RST
 	}
 	conn.Close()
 }
 
 // drain reads a request's body to its end, so that its sender gets to read the answer.
-func drain(r *http.Request) { io.Copy(io.Discard, r.Body) }
+func drain(r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
 
 func jsonHeader() http.Header { return http.Header{"Content-Type": {"application/json"}} }
 
@@ -99,14 +99,14 @@ func ociErrors(code, message string) string {
 func refuse(w http.ResponseWriter, status int, code, message string) {
 	maps.Copy(w.Header(), jsonHeader())
 	w.WriteHeader(status)
-	io.WriteString(w, ociErrors(code, message))
+	_, _ = io.WriteString(w, ociErrors(code, message))
 }
 
 // reply answers with a JSON value.
 func reply(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	io.WriteString(w, encode(value))
+	_, _ = io.WriteString(w, encode(value))
 }
 
 // encode encodes values of this package, which all have a JSON form, without HTML escapes.

@@ -352,8 +352,7 @@ func recordContentPath(w *world) string {
 	m := must(graph.Manifest(context.Background(), w.registry.Repository("tiny-metadata"), w.recordAt))
 	return "/blobs/" + m.Layers[0].Digest.String()
 }
-func channelsPath(*world) string   { return "/tiny-metadata/manifests/channels" }
-func documentPath(w *world) string { return "/tiny-metadata/manifests/" + w.node.Digest.String() }
+func channelsPath(*world) string { return "/tiny-metadata/manifests/channels" }
 func indexPath(w *world) string {
 	return "/tiny-1/manifests/" + w.record.Images["tiny-1"].Index.Digest.String()
 }

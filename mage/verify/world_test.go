@@ -8,7 +8,6 @@ import (
 	"io"
 	"log"
 	"maps"
-	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -130,7 +129,7 @@ func newWorld(tb testing.TB, p plot) *world {
 	if p.images == 0 {
 		p.images = 2
 	}
-	handler := http.Handler(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)), ggcr.WithReferrersSupport(!p.fallback)))
+	handler := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)), ggcr.WithReferrersSupport(!p.fallback))
 	if p.ghcr {
 		handler = rehearsal.New(rehearsal.Options{BundlesApart: true})
 	}

@@ -106,8 +106,8 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 		}
 		targets = append(targets, t)
 	}
-	for i, d := range job.Directories {
-		tree, err := packDirectory(d, i, events)
+	for _, d := range job.Directories {
+		tree, err := packDirectory(d, events)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -119,7 +119,7 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 }
 
 // packDirectory makes a directory a layer, so that it is scanned like one.
-func packDirectory(d inspect.Directory, i int, events *eventWriter) (*blobLayer, error) {
+func packDirectory(d inspect.Directory, events *eventWriter) (*blobLayer, error) {
 	file, err := os.CreateTemp("", "tree-*.tar")
 	if err != nil {
 		return nil, err

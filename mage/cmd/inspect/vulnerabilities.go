@@ -113,7 +113,7 @@ func vulnerabilityFinding(r types.Result, v types.DetectedVulnerability) evidenc
 	return evidence.Finding{
 		Kind:     evidence.Vulnerability,
 		ID:       v.VulnerabilityID,
-		Severity: severity(v.Severity),
+		Severity: severity(v.Severity), //nolint:staticcheck // VendorSeverity has one for each source; this is the one that Trivy chose
 		Title:    v.Title,
 		Package:  v.PkgName,
 		Version:  v.InstalledVersion,

@@ -156,11 +156,9 @@ func (r recipe) build(t *testing.T, store graph.Store) inspect.Cell {
 	for i, files := range r.layers {
 		content := tarball(t, files)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(content))
-		mediaType := ocispec.MediaTypeImageLayer
-		if r.mediaType == "" {
+		mediaType := r.mediaType
+		if mediaType == "" {
 			content, mediaType = compress(t, content), ocispec.MediaTypeImageLayerGzip
-		} else {
-			mediaType = r.mediaType
 		}
 		if packed := r.packed[i]; packed != nil {
 			content = packed

@@ -151,7 +151,7 @@ func (l *Ledger) deepen(ctx context.Context, g *generation) error {
 		return missing.WithHint("git fsck shows what is damaged")
 	}
 	depth := fmt.Sprintf("--depth=%d", maxGenerations) // not --unshallow: that would bring the sources' history, too
-	missing.WithHint("git fetch %s %s %s", depth, l.remote.name, l.ref)
+	_ = missing.WithHint("git fetch %s %s %s", depth, l.remote.name, l.ref)
 	if l.offline {
 		return missing
 	}

@@ -101,7 +101,7 @@ func freeSpace(dir string) uint64 {
 // or remove it leaves for the next start: an old upload does no harm but take space.
 func sweepUploads(root string, before time.Time) {
 	repositories := filepath.Join(root, "docker", "registry", "v2", "repositories")
-	filepath.WalkDir(repositories, func(path string, entry fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(repositories, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil || !entry.IsDir():
 			return nil

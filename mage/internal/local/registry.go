@@ -98,7 +98,7 @@ func start(ctx context.Context, s *State, addr string) (*Registry, error) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		server.Serve(ln) // returns ErrServerClosed, or why it cannot accept; Wait tells
+		_ = server.Serve(ln) // returns ErrServerClosed, or why it cannot accept; Wait tells
 	}()
 	return &Registry{Host: ln.Addr().String(), ID: s.ID(), ended: ended, close: func() error {
 		grace, cancel := context.WithTimeout(context.Background(), closeTimeout)

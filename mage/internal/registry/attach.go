@@ -57,7 +57,7 @@ func (r *Repository) Referrers(ctx context.Context, subject graph.Node) ([]Refer
 // what a simultaneous writer's index left out: the fallback tag has no compare-and-swap.
 func (r *Repository) Settle(ctx context.Context) error {
 	for _, subject := range r.ledger.subjects() {
-		if _, err := r.enlist(ctx, subject); err != nil {
+		if err := r.enlist(ctx, subject); err != nil {
 			return err
 		}
 	}
@@ -65,13 +65,14 @@ func (r *Repository) Settle(ctx context.Context) error {
 }
 
 // enlist lists entries, and all that was ever seen on the subject, while nobody else does.
-func (r *Repository) enlist(ctx context.Context, subject graph.Node, entries ...graph.Node) (wrote bool, err error) {
+func (r *Repository) enlist(ctx context.Context, subject graph.Node, entries ...graph.Node) error {
 	release, err := r.alone(ctx, subject.Digest)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer release()
-	return enlist(patient(ctx), r, subject, entries...)
+	_, err = enlist(patient(ctx), r, subject, entries...)
+	return err
 }
 
 func attach(ctx context.Context, b backend, subject graph.Node, artifactType string, layer Layer, annotations map[string]string) (graph.Node, bool, error) {

@@ -127,7 +127,7 @@ func (r *Repository) stream(ctx context.Context, n graph.Node) (io.ReadCloser, e
 	_, err := r.awaitNamed(ctx, n.Digest, func() (there bool, err error) {
 		body, err = r.remote.Manifests().Fetch(ctx, n)
 		if errors.Is(err, errdef.ErrNotFound) {
-			missing, err = err, nil
+			missing = err
 			return false, nil
 		}
 		return true, err
@@ -201,8 +201,7 @@ func (r *Repository) Push(ctx context.Context, n graph.Node, content io.Reader) 
 	if err != nil || subject == nil {
 		return err
 	}
-	_, err = r.enlist(ctx, *subject, entry)
-	return err
+	return r.enlist(ctx, *subject, entry)
 }
 
 // readManifest reads at most graph.MaxManifest bytes and checks them against n.

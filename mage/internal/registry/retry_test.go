@@ -342,7 +342,7 @@ func TestB14AnUploadThatLostItsLoginIsBegunAnewOnce(t *testing.T) {
 	if !errors.Is(err, fault.Unavailable) || !strings.Contains(fault.HintOf(err), "docker login ghcr.io") {
 		t.Errorf("the first time: %v, hint %q", err, fault.HintOf(err))
 	}
-	if resp, err := r.RoundTrip(upload(t, 10)); err != nil || resp.StatusCode != 401 || len(wire.sent) != 2 {
+	if resp, err := r.RoundTrip(upload(t, 10)); err != nil || resp.StatusCode != http.StatusUnauthorized || len(wire.sent) != 2 {
 		t.Errorf("the second time: %v, %v", resp, err)
 	}
 	wire.answers = []*http.Response{refusal(401, ""), refusal(201, ""), refusal(401, "")}

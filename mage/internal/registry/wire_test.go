@@ -234,8 +234,8 @@ func TestCredentialsStayWithTheRegistryTheyAreFor(t *testing.T) {
 }
 
 func TestAllPagesOfTagsAreRead(t *testing.T) {
-	s, n := repo(t, client(t, embedded(t)), "app"), graph.Node{}
-	_, n = copied(t, s, 1)
+	s := repo(t, client(t, embedded(t)), "app")
+	_, n := copied(t, s, 1)
 	var want []string
 	for i := range 12 {
 		want = append(want, fmt.Sprintf("v%02d", i))

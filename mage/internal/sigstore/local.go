@@ -77,7 +77,7 @@ func (l *Local) Close() error {
 		return fault.Wrap(err, fault.Environment, "stopping", "local Sigstore")
 	case <-time.After(startLimit):
 		_ = l.cmd.Process.Kill()
-		<-l.left
+		<-l.left //nolint:errcheck // it says how it was killed
 		return fault.New(fault.Environment, "stopping", "local Sigstore", "it did not end within %v", startLimit)
 	}
 }
