@@ -4,9 +4,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,15 +45,21 @@ func TestDeep(ctx context.Context) error {
 	return fuzz(ctx)
 }
 
-// Lint checks formatting and vets both modules.
+// Lint checks formatting, vets all that is compiled here, and looks for what golangci-lint and deadcode find.
 func Lint(ctx context.Context) error {
 	if err := formatted(ctx); err != nil {
 		return err
 	}
-	if err := goRun(ctx, ".", nil, "vet", "./..."); err != nil {
-		return err
+	worker := []string{"GOEXPERIMENT=jsonv2"} // with it, everything is seen
+	for _, module := range []string{".", sigstoreLocal()} {
+		if err := goRun(ctx, module, worker, "vet", "./..."); err != nil {
+			return err
+		}
+		if err := goRun(ctx, module, worker, "tool", "-modfile="+linters(module), "golangci-lint", "run", "./..."); err != nil {
+			return err
+		}
 	}
-	return goRun(ctx, sigstoreLocal(), nil, "vet", "./...")
+	return deadCode(ctx)
 }
 
 // formatted refuses files that gofmt would write differently.
@@ -65,9 +74,55 @@ func formatted(ctx context.Context) error {
 	return nil
 }
 
-// Bench runs the benchmarks, with their peers in the same run.
+// Bench runs every benchmark beside its peers and writes docs/benchmarks.md. It wants the machine for itself.
 func Bench(ctx context.Context) error {
-	return goRun(ctx, ".", nil, "test", "-run=^$", "-bench=.", "-benchtime=3x", "./...")
+	var printed bytes.Buffer
+	var failed []error
+	for i, b := range benchmarks() {
+		fmt.Fprintf(os.Stderr, "[%d of %d] ", i+1, len(benchmarks()))
+		args := []string{"test", "-run=^$", "-bench=" + b.names, "-benchtime=" + b.times, "-timeout=30m", b.dir}
+		if err := start(ctx, "go", ".", nil, nil, io.MultiWriter(os.Stdout, &printed), args...); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(append(failed, start(ctx, "go", ".", nil, &printed, os.Stdout, "run", "./mage/cmd/bench"))...)
+}
+
+// benchmarks are all of the repository, the longest first, and how often each is run.
+func benchmarks() []struct{ dir, names, times string } {
+	return []struct{ dir, names, times string }{
+		{"./mage", "Release|InspectFamily", "1x"},
+		{"./mage", "StartSigstore|SignFamily|VerifyFamily", "3x"},
+		{"./mage", "Magefile", "5x"},
+		{"./mage/internal/registry", "MoveTags|Push", "3x"},
+		{"./mage/internal/registry", "Cache", "100x"},
+		{"./mage/internal/pack", ".", "5x"},
+		{"./mage/internal/ledger", ".", "3x"},
+		{"./mage/internal/local", ".", "10x"},
+		{"./mage/pipeline", "MoveChannel", "3x"},
+		{"./mage/pipeline", "Plan", "1x"},
+		{"./mage/verify", ".", "5x"},
+	}
+}
+
+// deadCode refuses functions that neither a program nor a test reaches.
+func deadCode(ctx context.Context) error {
+	c := exec.CommandContext(ctx, "go", "tool", "-modfile="+linters("."), "deadcode", "-test", "./...")
+	c.Env, c.Stderr = append(os.Environ(), "GOEXPERIMENT=jsonv2"), os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		return fmt.Errorf("looking for dead code: %w", err)
+	}
+	if len(out) > 0 {
+		return fmt.Errorf("nothing reaches these functions:\n%s", out)
+	}
+	return nil
+}
+
+// linters is the module that pins golangci-lint and deadcode, seen from a module of ours.
+func linters(module string) string {
+	up := filepath.Clean(strings.Repeat("../", strings.Count(filepath.Join(module, "x"), string(filepath.Separator))))
+	return filepath.Join(up, "testdata", "lint", "go.mod")
 }
 
 // fuzz runs every fuzz target of the repository for half a minute.
@@ -121,22 +176,22 @@ func install(ctx context.Context, programs ...string) error {
 	if len(args) == 4 || os.Geteuid() != 0 {
 		return nil
 	}
-	if err := start(ctx, "apt-get", ".", nil, "update", "-q"); err != nil {
+	if err := start(ctx, "apt-get", ".", nil, nil, os.Stdout, "update", "-q"); err != nil {
 		return err
 	}
-	return start(ctx, "apt-get", ".", []string{"DEBIAN_FRONTEND=noninteractive"}, args...)
+	return start(ctx, "apt-get", ".", []string{"DEBIAN_FRONTEND=noninteractive"}, nil, os.Stdout, args...)
 }
 
 func sigstoreLocal() string { return filepath.Join("mage", "sigstore-local") }
 
 func goRun(ctx context.Context, dir string, env []string, args ...string) error {
-	return start(ctx, "go", dir, env, args...)
+	return start(ctx, "go", dir, env, nil, os.Stdout, args...)
 }
 
-func start(ctx context.Context, program, dir string, env []string, args ...string) error {
+func start(ctx context.Context, program, dir string, env []string, in io.Reader, out io.Writer, args ...string) error {
 	fmt.Fprintln(os.Stderr, "$", program, strings.Join(args, " "))
 	c := exec.CommandContext(ctx, program, args...)
 	c.Dir, c.Env = dir, append(os.Environ(), env...)
-	c.Stdout, c.Stderr = os.Stdout, os.Stderr
+	c.Stdin, c.Stdout, c.Stderr = in, out, os.Stderr
 	return c.Run()
 }

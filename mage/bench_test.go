@@ -12,13 +12,10 @@ import (
 	"github.com/containai/containai/mage/verify"
 )
 
-// What docs/benchmarks.md promises of a family of eight images on two platforms.
-const (
-	benchImages = 8
-	signLimit   = 10 * time.Second // to sign and attach everything
-	checkLimit  = time.Second      // to verify everything from one file
-	checkGain   = 10               // times as fast as cosign, at least
-)
+// benchImages is how many images the family has, on two platforms.
+const benchImages = 8
+
+// How long anything may take is claimed in mage/cmd/bench, which `mage bench` holds it against.
 
 // BenchmarkSignFamily signs and attaches every statement about a published family, with a Sigstore
 // of this machine that is running: one certificate, and a log entry and a timestamp for each.
@@ -29,11 +26,7 @@ func BenchmarkSignFamily(b *testing.B) {
 		f := newSignedFamily(b, benchImages)
 		f.release(b, pipeline.UntilPublish)
 		b.StartTimer()
-		began := time.Now()
 		signed = f.release(b, pipeline.UntilAttest).Attested
-		if took := time.Since(began); took > signLimit {
-			b.Errorf("signing took %v, more than %v", took, signLimit)
-		}
 	}
 	b.ReportMetric(float64(signed), "statements")
 }
@@ -41,7 +34,6 @@ func BenchmarkSignFamily(b *testing.B) {
 // BenchmarkStartSigstore starts the local Sigstore: the first time, which makes its keys, and the
 // times after it, which find them.
 func BenchmarkStartSigstore(b *testing.B) {
-	const limit = 2 * time.Second
 	helper := sigstoreHelper(b)
 	for name, fresh := range map[string]bool{"first": true, "again": false} {
 		b.Run(name, func(b *testing.B) {
@@ -51,13 +43,9 @@ func BenchmarkStartSigstore(b *testing.B) {
 				if fresh {
 					dir = filepath.Join(b.TempDir(), "sigstore")
 				}
-				began := time.Now()
 				l, err := sigstore.StartLocal(b.Context(), helper, dir, sigstore.Claims{
 					Repository: signedSource, Ref: "refs/heads/main", Commit: "1111111111111111111111111111111111111111", Workflow: "family.yaml",
 				})
-				if took := time.Since(began); err == nil && took > limit {
-					b.Errorf("starting took %v, more than %v", took, limit)
-				}
 				b.StopTimer()
 				if err != nil || l.Close() != nil {
 					b.Fatal(err)
@@ -79,19 +67,15 @@ func BenchmarkVerifyFamily(b *testing.B) {
 	}
 	var ours time.Duration
 	b.Run("ours", func(b *testing.B) {
-		began := time.Now()
 		for b.Loop() {
 			f.verifyFile(b, file.Bytes())
 		}
-		if ours = time.Since(began) / time.Duration(b.N); ours > checkLimit {
-			b.Errorf("verifying took %v, more than %v", ours, checkLimit)
-		}
+		ours = b.Elapsed() / time.Duration(b.N)
 	})
 	claims := f.statements(b)
 	for version, c := range cosigns() {
 		b.Run("cosign "+version, func(b *testing.B) {
 			program := filepath.Join(install(b, c.module), "cosign")
-			began := time.Now()
 			for b.Loop() {
 				for _, claim := range claims {
 					args := c.command(f.local.Services.TrustedRoot, sigstore.LocalBuilder, claim.Predicate)
@@ -100,12 +84,9 @@ func BenchmarkVerifyFamily(b *testing.B) {
 					}
 				}
 			}
-			theirs := time.Since(began) / time.Duration(b.N)
+			theirs := b.Elapsed() / time.Duration(b.N)
 			b.ReportMetric(float64(len(claims)), "statements")
 			b.ReportMetric(theirs.Seconds()/ours.Seconds(), "times-ours")
-			if theirs < checkGain*ours {
-				b.Errorf("cosign took %v, ours %v: less than %d times as long", theirs, ours, checkGain)
-			}
 		})
 	}
 }

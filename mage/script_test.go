@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 }
 
 // compileMagefile compiles the repository's magefile once, as CI does with mage -compile.
-func compileMagefile(t *testing.T) string {
+func compileMagefile(t testing.TB) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "mage")
 	build := exec.Command("go", "tool", "mage", "-compile", binary)

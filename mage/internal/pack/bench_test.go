@@ -14,11 +14,8 @@ import (
 	"github.com/containai/containai/mage/internal/pack"
 )
 
-// The promise: within 4 % of the size of tar | pigz -p2, at least twice as fast.
-const (
-	maxOverhead = 4.0 // percent
-	minSpeedup  = 2.0
-)
+// maxOverhead is how much larger than by tar | pigz -p2 an archive may be, in percent.
+const maxOverhead = 4.0
 
 func TestMain(m *testing.M) {
 	flag.String("tree", "", "directory that the benchmark packs (default: the source of Go's commands)")
@@ -37,7 +34,7 @@ func benchTree(tb testing.TB) string {
 
 // BenchmarkPack runs both as peers, by turns on the same tree, and compares the best of each, by
 // the clock and by the processor time that both needed. The clock decides on an idle machine;
-// on a busy one it measures the neighbours, so either may keep the promise.
+// on a busy one it measures the neighbours.
 //
 //	go test -run '^$' -bench Pack -benchtime 5x ./mage/internal/pack [-args -tree DIR]
 func BenchmarkPack(b *testing.B) {
@@ -57,13 +54,14 @@ func BenchmarkPack(b *testing.B) {
 	b.ReportMetric(float64(raw.size)/1e6, "tree-MB")
 	b.ReportMetric(float64(raw.size)/1e6/ours.clock.Seconds(), "pack-MB/s")
 	b.ReportMetric(float64(raw.size)/1e6/theirs.clock.Seconds(), "pigz-MB/s")
+	b.ReportMetric(ours.clock.Seconds(), "ours-s")
+	b.ReportMetric(theirs.clock.Seconds(), "pigz-s")
 	b.ReportMetric(speedup, "speedup")
 	b.ReportMetric(thrift, "cpu-speedup")
 	b.ReportMetric(overhead, "%larger")
 	b.ReportMetric(0, "ns/op") // of both together: says nothing
-	if overhead > maxOverhead || max(speedup, thrift) < minSpeedup {
-		b.Errorf("%.2f %% larger than pigz, %.2f times as fast (%.2f by processor time), want at most %v %% and at least %v times",
-			overhead, speedup, thrift, maxOverhead, minSpeedup)
+	if overhead > maxOverhead {
+		b.Errorf("%.2f %% larger than pigz's, want at most %v %%", overhead, maxOverhead)
 	}
 }
 
