@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
@@ -101,7 +103,8 @@ type inspectorPort struct {
 	layout *registry.Layout
 	opened *inspect.Inspector
 
-	unscanned bool // the channel allows what no vulnerability database was had for
+	unscanned bool          // the channel allows what no vulnerability database was had for
+	payload   digest.Digest // of the payload's SBOM, when this process inspected it
 }
 
 // database returns the vulnerability database of this run. Where none can be had, a channel that allows
@@ -142,6 +145,7 @@ func (p *inspectorPort) Inspect(ctx context.Context, b release.Built) ([]evidenc
 		}
 	}
 	for _, r := range reports[len(job.Cells):] {
+		p.payload = r.SBOM
 		if len(r.Findings) > 0 {
 			f := r.Findings[0]
 			return nil, fault.New(fault.Refused, "inspecting", r.Cell.Image, "%d findings, the first is %s %s in %s", len(r.Findings), f.Kind, f.ID, f.Path)
@@ -220,13 +224,17 @@ func (p *inspectorPort) job(b release.Built) inspect.Job {
 	return job
 }
 
-// SBOM returns a CycloneDX document that Inspect wrote.
+// SBOM returns a CycloneDX document that Inspect wrote. The payload has no report that is approved, so its
+// SBOM is compared here with the one that was inspected; an earlier job's is held by what it handed over.
 func (p *inspectorPort) SBOM(_ context.Context, b release.Built, subject, platform string) ([]byte, error) {
 	if platform == "" {
 		platform = inspect.AnyPlatform
 	}
 	file := p.job(b).Dir(evidence.Cell{Image: subject, Platform: platform}) + "/" + inspect.SBOMFile
 	content, err := os.ReadFile(file)
+	if is := digest.FromBytes(content); err == nil && platform == inspect.AnyPlatform && p.payload != "" && is != p.payload {
+		return nil, fault.New(fault.Forged, "reading", file, "it is %s, and %s was inspected", is, p.payload)
+	}
 	return content, fault.Wrap(err, fault.Environment, "reading", file)
 }
 

@@ -115,7 +115,7 @@ func (p *Pipeline) attachSBOMs(ctx context.Context, a release.Approved) error {
 		if c.Predicate != evidence.SBOM || c.Commit != a.Built().Record.Source.Commit {
 			continue // what was kept has it
 		}
-		content, err := p.Inspect.SBOM(ctx, a.Built(), c.Member, c.Platform)
+		content, err := p.sbom(ctx, a, c)
 		if err != nil {
 			return err
 		}
@@ -177,16 +177,36 @@ func (p *Pipeline) predicate(ctx context.Context, c release.Claim, r release.Rec
 	case evidence.Provenance:
 		return evidence.NewSLSA(id, r.Dependencies(p.Family, c)).WithArguments(r.Images[c.Member].Arguments), nil
 	case evidence.SBOM:
-		content, err := p.Inspect.SBOM(ctx, a.Built(), c.Member, c.Platform)
+		content, err := p.sbom(ctx, a, c)
 		return json.RawMessage(content), err
 	case evidence.Scan:
-		for _, report := range a.Reports() {
-			if report.Digest == c.Subject.Digest {
-				return report, nil
-			}
-		}
+		return reportOf(a, c)
 	}
 	return nil, fault.New(fault.Unverified, "attesting", c.Member+" "+c.Platform, "nothing is known for %s", c.Predicate)
+}
+
+// sbom reads the SBOM that a claim is about: of a cell, the one that its approved report speaks of.
+func (p *Pipeline) sbom(ctx context.Context, a release.Approved, c release.Claim) ([]byte, error) {
+	content, err := p.Inspect.SBOM(ctx, a.Built(), c.Member, c.Platform)
+	if err != nil || c.Platform == "" {
+		return content, err
+	}
+	report, err := reportOf(a, c)
+	if is := digest.FromBytes(content); err == nil && is != report.SBOM {
+		err = fault.New(fault.Forged, "attesting", c.Member+" "+c.Platform, "its SBOM is %s, and its report speaks of %s", is, report.SBOM).
+			WithHint("it was changed since the inspection: run the same command again, which inspects anew")
+	}
+	return content, err
+}
+
+// reportOf finds what was found in the cell that a claim is about.
+func reportOf(a release.Approved, c release.Claim) (evidence.Report, error) {
+	for _, r := range a.Reports() {
+		if r.Digest == c.Subject.Digest && r.Cell == (evidence.Cell{Image: c.Member, Platform: c.Platform}) {
+			return r, nil
+		}
+	}
+	return evidence.Report{}, fault.New(fault.Unverified, "attesting", c.Member+" "+c.Platform, "nothing is known for %s", c.Predicate)
 }
 
 // attach hangs the bundles that were made on their subjects: serially on one subject, a few
