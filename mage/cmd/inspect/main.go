@@ -21,6 +21,7 @@ import (
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/inspect"
+	"github.com/containai/containai/mage/internal/tool"
 )
 
 func main() {
@@ -65,10 +66,11 @@ func run(ctx context.Context, input io.Reader, events *eventWriter) error {
 // tools says which scanners are linked and how this process is isolated.
 func tools(job inspect.Job) map[string]string {
 	versions := map[string]string{
-		inspect.ToolInspect:   inspect.Revision,
-		inspect.ToolIsolation: isolation(job.Isolation),
-		inspect.ToolView:      view(job),
-		inspect.ToolLimits:    limits(),
+		inspect.ToolInspect:    inspect.Revision,
+		inspect.ToolIsolation:  isolation(job.Isolation),
+		inspect.ToolView:       view(job),
+		inspect.ToolPrivileges: privileges(),
+		inspect.ToolLimits:     limits(),
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -85,7 +87,7 @@ func tools(job inspect.Job) map[string]string {
 	return versions
 }
 
-// isolation looks for itself: it believes in a network namespace only if no interface is up.
+// isolation looks for itself: it believes in namespaces only if no interface is up and it is the first process.
 func isolation(reason string) string {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -100,7 +102,22 @@ func isolation(reason string) string {
 		}
 		return reason
 	}
+	if os.Getpid() != 1 {
+		return cmp.Or(reason, "none: it is one process of many")
+	}
 	return inspect.Isolated
+}
+
+// privileges looks for itself, too.
+func privileges() string {
+	has, err := tool.Capabilities()
+	if err != nil {
+		return "none: " + err.Error()
+	}
+	if more := has &^ (1 << tool.Kept); more != 0 {
+		return fmt.Sprintf("none: it has capabilities %#x", more)
+	}
+	return inspect.Unprivileged
 }
 
 // view looks for itself, too: it believes in a read-only view only if it cannot write beside what it scans.

@@ -82,7 +82,7 @@ func (e expected) checkReport(r evidence.Report) error {
 			return e.fail(fault.Refused, "%s %q made its report, want %q", name, Printable(r.Tools[name]), version)
 		}
 	}
-	for name, best := range map[string]string{ToolIsolation: Isolated, ToolView: ReadOnly, ToolLimits: Limits(maxMemory)} {
+	for name, best := range map[string]string{ToolIsolation: Isolated, ToolView: ReadOnly, ToolPrivileges: Unprivileged, ToolLimits: Limits(maxMemory)} {
 		if said := r.Tools[name]; said != best && !strings.HasPrefix(said, "none: ") {
 			return e.fail(fault.Refused, "its report says %q of the scanner's %s, want %q or why not", Printable(said), name, best)
 		}

@@ -28,7 +28,7 @@ func truth() (expected, evidence.Report, string) {
 	bom := fmt.Sprintf(`{"bomFormat":"CycloneDX","serialNumber":%q,"metadata":{"component":{"version":%q}},"components":[{"type":"library"},{"type":"operating-system"}]}`, SerialNumber(subject), subject)
 	report := evidence.Report{
 		Cell: want.cell, Digest: subject,
-		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated, ToolView: ReadOnly, ToolLimits: Limits(maxMemory)},
+		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated, ToolView: ReadOnly, ToolPrivileges: Unprivileged, ToolLimits: Limits(maxMemory)},
 		Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, Database: want.database.String(), DatabaseDigest: want.database.Digest,
 		Packages: 1, SBOM: digest.FromString(bom), Smoke: []evidence.SmokeResult{},
 		Layers:   []evidence.Layer{{Digest: digest.FromString("layer")}},
@@ -74,6 +74,7 @@ func TestF7LyingWorkerIsRefused(t *testing.T) {
 		{"of an older revision", func(r *evidence.Report, _ *string) { r.Tools[ToolInspect] = "0" }},
 		{"silent about isolation", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolIsolation) }},
 		{"silent about what it could write", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolView) }},
+		{"silent about what it was allowed", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolPrivileges) }},
 		{"silent about its limits", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolLimits) }},
 		{"with other limits", func(r *evidence.Report, _ *string) { r.Tools[ToolLimits] = Limits(1 << 40) }},
 		{"silent about secrets", func(r *evidence.Report, _ *string) { r.Secrets = "" }},

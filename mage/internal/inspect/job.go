@@ -27,20 +27,26 @@ import (
 // Revision is the version of what our own code adds to the scanners: which layers, configuration
 // strings and trees are scanned, and how findings are written. Raise it when old reports must not
 // be taken for new ones.
-const Revision = "4"
+const Revision = "6"
 
 // The names of what a report says about how it was made: keys of evidence.Report.Tools.
 const (
-	ToolSyft      = "syft"      // version of the linked module
-	ToolTrivy     = "trivy"     // version of the linked module
-	ToolInspect   = "inspect"   // Revision
-	ToolIsolation = "isolation" // Isolated, or "none: " and the reason
-	ToolView      = "view"      // ReadOnly, or "none: " and the reason
-	ToolLimits    = "limits"    // memory and time
+	ToolSyft       = "syft"       // version of the linked module
+	ToolTrivy      = "trivy"      // version of the linked module
+	ToolInspect    = "inspect"    // Revision
+	ToolIsolation  = "isolation"  // Isolated, or "none: " and the reason
+	ToolView       = "view"       // ReadOnly, or "none: " and the reason
+	ToolPrivileges = "privileges" // Unprivileged, or "none: " and what it could do
+	ToolLimits     = "limits"     // memory and time
 )
 
-// Isolated is what a report says when the worker ran in a network namespace without interfaces.
-const Isolated = "network namespace"
+// Isolated is what a report says when the worker ran in a network namespace without interfaces, and in a
+// process namespace in which it was alone.
+const Isolated = "network and process namespaces"
+
+// Unprivileged is what a report says when the worker had no capability, or, started by root, only that of
+// reading the files which its view shows.
+const Unprivileged = "dropped"
 
 // ReadOnly is what a report says when the worker could not have changed what it scanned, nor read what
 // is not the job's.

@@ -182,6 +182,9 @@ func TestF7TheReportSaysWhatWasInForce(t *testing.T) {
 	if got := tools[inspect.ToolView]; tool.CanConfine() && got != inspect.ReadOnly {
 		t.Errorf("view %q", got)
 	}
+	if got := tools[inspect.ToolPrivileges]; got != inspect.Unprivileged {
+		t.Errorf("the worker's privileges were %q, want %q", got, inspect.Unprivileged)
+	}
 	if got := tools[inspect.ToolIsolation]; os.Geteuid() == 0 && got != inspect.Isolated {
 		t.Errorf("isolation %q", got)
 	}

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,16 +29,20 @@ const (
 	tailLines   = 12               // how much of its log an error quotes
 )
 
-// runWorker runs the worker in a network namespace of its own and with a view of the disk that is read-only
-// but for its cache and its output, or says in the job why not.
+// runWorker runs the worker in network and process namespaces of its own and with a view of the disk that is
+// read-only but for its own results and its output, or says in the job why not. What else is in the cache says
+// what other runs found, and is not the worker's to write.
 func (i *Inspector) runWorker(ctx context.Context, job Job, scratch string) error {
+	job.Cache = filepath.Join(i.cache, "worker")
 	limited, cancel := context.WithTimeout(ctx, maxRun)
 	defer cancel()
 	if !tool.CanConfine() {
 		job.View = "none: this kernel has no Landlock"
 	}
-	if err := os.MkdirAll(job.Out, 0o755); err != nil {
-		return fault.Wrap(err, fault.Environment, "creating", job.Out)
+	for dir, mode := range map[string]os.FileMode{job.Out: 0o755, job.results(): 0o700} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fault.Wrap(err, fault.Environment, "creating", dir)
+		}
 	}
 	run := workerRun{progress: i.progress}
 	err := run.start(limited, i.worker, scratch, job, true)
@@ -47,7 +52,7 @@ func (i *Inspector) runWorker(ctx context.Context, job Job, scratch string) erro
 	}
 	switch {
 	case err == nil:
-		return run.silent()
+		return cmp.Or(run.silent(), Results{Dir: job.results()}.Trim())
 	case ctx.Err() != nil:
 		return fault.Wrap(context.Cause(ctx), fault.Interrupted, "inspecting", job.Layout)
 	case limited.Err() != nil:
@@ -56,7 +61,10 @@ func (i *Inspector) runWorker(ctx context.Context, job Job, scratch string) erro
 	return run.explain(err)
 }
 
-// namespaceRefused returns the kernel's reason for not making a network namespace, or nil.
+// results is where the worker keeps what it found in each layer.
+func (j Job) results() string { return filepath.Join(j.Cache, "results") }
+
+// namespaceRefused returns the kernel's reason for not making namespaces, or nil.
 func namespaceRefused(err error) error {
 	var ended *exec.ExitError
 	if err == nil || errors.As(err, &ended) {
@@ -87,12 +95,12 @@ func (r *workerRun) start(ctx context.Context, worker, scratch string, job Job, 
 	}
 	home, tmp := filepath.Join(scratch, "home"), filepath.Join(scratch, "tmp")
 	command := tool.Command{
-		Path:      worker,
-		Dir:       scratch,
-		Stdin:     bytes.NewReader(input),
-		Bare:      true,
-		NoNetwork: isolate,
-		Env:       []string{"HOME=" + home, "XDG_CACHE_HOME=" + home, "TMPDIR=" + tmp, "TZ=UTC", "LC_ALL=C.UTF-8", "GOMEMLIMIT=" + memoryLimit, "GOGC=" + collectAt},
+		Path:     worker,
+		Dir:      scratch,
+		Stdin:    bytes.NewReader(input),
+		Bare:     true,
+		Isolated: isolate,
+		Env:      []string{"HOME=" + home, "XDG_CACHE_HOME=" + home, "TMPDIR=" + tmp, "TZ=UTC", "LC_ALL=C.UTF-8", "GOMEMLIMIT=" + memoryLimit, "GOGC=" + collectAt},
 	}
 	events, logs := newLines(r.event), newLines(r.log)
 	defer logs.Close()
@@ -107,7 +115,7 @@ func viewOf(job Job, scratch string) tool.View {
 		v.Read = append(v.Read, job.Database.Dir)
 	}
 	if job.Cache != "" {
-		v.Write = append(v.Write, job.Cache)
+		v.Write = append(v.Write, job.results())
 	}
 	for _, d := range job.Directories {
 		v.Read = append(v.Read, d.Path)

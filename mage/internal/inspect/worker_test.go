@@ -24,7 +24,7 @@ func runScript(ctx context.Context, t *testing.T, script string, progress func(E
 		t.Fatal(err)
 	}
 	job := Job{Layout: filepath.Join(scratch, "layout"), Out: filepath.Join(scratch, "out")}
-	return New(path, scratch, Database{}, progress).runWorker(ctx, job, scratch)
+	return New(path, filepath.Join(scratch, "cache"), Database{}, progress).runWorker(ctx, job, scratch)
 }
 
 // scriptLog returns what a script writes, line by line.
@@ -45,7 +45,7 @@ func TestF7WorkerThatFailsIsClassified(t *testing.T) {
 		cause        string
 	}{
 		{"by the status and the message it chose", `echo '{"kind":"failed","message":"layer is torn"}'; exit 32`, fault.Forged, "layer is torn"},
-		{"as refused when it dies", `echo 'out of memory' >&2; kill -9 $$`, fault.Refused, "out of memory"},
+		{"as refused when it dies", `echo 'out of memory' >&2; exit 137`, fault.Refused, "out of memory"},
 		{"as refused when it fails for its own reasons", `echo panic >&2; exit 2`, fault.Refused, "panic"},
 		{"as forged when it succeeds and says it failed", `echo '{"kind":"failed","message":"it did not work"}'`, fault.Forged, "it did not work"},
 		{"as forged when it says something else", `echo 'Hello!'`, fault.Forged, "Hello!"},
@@ -85,7 +85,7 @@ func TestWorkerHasNoNetwork(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be sure to get a network namespace")
 	}
-	out, err := tool.Output(t.Context(), tool.Command{Path: "cat", Args: []string{"/proc/net/dev"}, NoNetwork: true}, fault.Environment)
+	out, err := tool.Output(t.Context(), tool.Command{Path: "cat", Args: []string{"/proc/net/dev"}, Isolated: true}, fault.Environment)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,12 +111,20 @@ func TestF7WorkerCannotChangeWhatItScans(t *testing.T) {
 		}
 	}
 	blob, token := filepath.Join(layout, "blob"), filepath.Join(home, "token")
+	cache := filepath.Join(dir, "cache")
+	own, others := filepath.Join(cache, "worker", "results"), filepath.Join(cache, "results") // of this worker, and of all runs
+	if err := os.MkdirAll(others, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	script := strings.Join([]string{
 		"cat >/dev/null",
 		"try() { if sh -c \"$2\" 2>/dev/null >/dev/null; then echo \"$1\" >&2; fi; }",
 		"try 'reads the layout' 'cat " + blob + "'",
 		"try 'writes its output' 'echo x >" + out + "/report'",
 		"try 'writes its scratch' 'mkdir " + scratch + "/tmp && mv " + out + "/report " + scratch + "/tmp'",
+		"try 'writes its results' 'echo x >" + own + "/layer'",
+		"try 'SAYS WHAT OTHERS FOUND' 'echo x >" + others + "/evidence'",
+		"try 'PUTS A LINK IN THE PLACE OF ITS RESULTS' 'mv " + own + " " + own + "-; ln -sT " + home + " " + own + "'",
 		"try 'CHANGES A BLOB' 'echo x >>" + blob + "'",
 		"try 'EMPTIES A BLOB' ': >" + blob + "'",
 		"try 'REMOVES A BLOB' 'rm -f " + blob + "'",
@@ -129,6 +137,19 @@ func TestF7WorkerCannotChangeWhatItScans(t *testing.T) {
 		"try 'MOUNTS' 'mount -t tmpfs none " + layout + "'",
 		"ulimit -d >&2",
 	}, "\n")
+	want := []string{"reads the layout", "writes its output", "writes its scratch", "writes its results", strconv.Itoa(maxMemory >> 10)}
+	if os.Geteuid() == 0 { // others are somebody without privileges anyway, and get namespaces where the kernel lets them
+		script += strings.Join([]string{"",
+			"try 'CHANGES THE MODE OF A BLOB' 'chmod 600 " + blob + "'",
+			"try 'CHANGES THE MODE OF A PROGRAM' 'chmod 755 /bin/sh'",
+			"try 'GIVES A FILE AWAY' 'chown 1 " + out + "'",
+			"try 'MAKES A DEVICE' 'mknod " + scratch + "/sda b 8 0'",
+			"try 'MAKES A NAMESPACE' 'unshare -m true'",
+			"try 'SEES ANOTHER PROCESS' 'kill -0 2'",
+			"echo I am $$ >&2",
+		}, "\n")
+		want = append(want, "I am 1")
+	}
 	for path, content := range map[string]string{blob: "as it was built", token: "secret"} {
 		if err := os.WriteFile(path, []byte(content), 0o666); err != nil {
 			t.Fatal(err)
@@ -139,12 +160,11 @@ func TestF7WorkerCannotChangeWhatItScans(t *testing.T) {
 		t.Fatal(err)
 	}
 	var did []string
-	err := New(worker, scratch, Database{}, func(e Event) { did = append(did, e.Message) }).
+	err := New(worker, cache, Database{}, func(e Event) { did = append(did, e.Message) }).
 		runWorker(t.Context(), Job{Layout: layout, Out: out}, scratch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"reads the layout", "writes its output", "writes its scratch", strconv.Itoa(maxMemory >> 10)}
 	if !slices.Equal(did, want) {
 		t.Errorf("the worker %q, want %q", did, want)
 	}

@@ -26,7 +26,9 @@ func CanConfine() bool { return landlockABI() > 0 }
 // RunConfined runs a child to its end that has no view of the disk but v: the kernel enforces it by
 // Landlock (https://docs.kernel.org/userspace-api/landlock.html) before the child's first instruction,
 // whoever its user is, and lets it make no TCP connection, signal nobody outside and gain no privilege. A
-// kernel without Landlock enforces nothing: ask CanConfine.
+// kernel without Landlock enforces none of that: ask CanConfine. A child of root's has no capability but to
+// pass over file permissions, and only where Landlock says which files. Landlock does not keep an owner from
+// changing modes, so root's child also has mounts of its own, which are read-only but for what it may write.
 //
 // An error of starting it is returned as the kernel gives it. Sockets that are files can be connected to:
 // Landlock has no rule for that, so nothing that listens on one may trust its callers.
@@ -52,11 +54,10 @@ func runConfined(ctx context.Context, c Command, v View, stdout, stderr io.Write
 		return err
 	}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL // the first process of a namespace need not end at any other
 	v.Read = append(v.Read, cmd.Path)
-	if CanConfine() {
-		if err := v.enforce(); err != nil {
-			return fault.Wrap(err, fault.Environment, "confining", c.Path)
-		}
+	if err := v.confine(); err != nil {
+		return fault.Wrap(err, fault.Environment, "confining", c.Path)
 	}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -70,6 +71,91 @@ func runConfined(ctx context.Context, c Command, v View, stdout, stderr io.Write
 	}
 	close(ready)
 	return errors.Join(fault.Wrap(limit, fault.Environment, "limiting", c.Path), cmd.Wait())
+}
+
+// confine restricts the calling thread, which must be locked, and what it starts. What root may not do here
+// is left: the child's report says what it found.
+func (v View) confine() error {
+	if os.Geteuid() == 0 {
+		if err := v.mountReadOnly(); err != nil && !refused(err) {
+			return err
+		}
+		if err := dropCapabilities(); err != nil && !refused(err) {
+			return err
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	if CanConfine() {
+		return v.enforce()
+	}
+	return nil
+}
+
+// refused reports whether this kernel or the container around us does not let us, or does not know how.
+func refused(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL)
+}
+
+// mountReadOnly gives the calling thread mounts of its own, which nothing can be changed in but v.Write.
+func (v View) mountReadOnly() error {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	for _, dir := range v.Write {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return &os.PathError{Op: "mount", Path: dir, Err: err}
+		}
+	}
+	readOnly := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &readOnly); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	for _, dir := range v.Write {
+		if err := unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
+		}
+	}
+	return nil
+}
+
+// Kept is the one capability that a confined child of root's has: it reads and writes files of whoever, of
+// those that Landlock lets it see.
+const Kept = unix.CAP_DAC_OVERRIDE
+
+// dropCapabilities takes from what the calling thread starts every capability but Kept; the thread's own stay,
+// as making namespaces needs them.
+func dropCapabilities() error {
+	for c := uintptr(0); ; c++ {
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
+			break // the kernel knows no more
+		}
+		if c == Kept && CanConfine() {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return os.NewSyscallError("prctl", err)
+		}
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	sets[0].Inheritable, sets[1].Inheritable = 0, 0
+	return os.NewSyscallError("capset", unix.Capset(&header, &sets[0]))
+}
+
+// Capabilities are those that this process may use, a bit each.
+func Capabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	err := unix.Capget(&header, &sets[0])
+	return uint64(sets[1].Permitted)<<32 | uint64(sets[0].Permitted), os.NewSyscallError("capget", err)
 }
 
 // gate is a reader that nothing comes out of before it opens.
@@ -144,9 +230,6 @@ func (v View) enforce() error {
 		allow(writable, writeFile, writeTree),
 	); err != nil {
 		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0, 0); errno != 0 {
 		return os.NewSyscallError("landlock_restrict_self", errno)

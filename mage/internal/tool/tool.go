@@ -33,8 +33,8 @@ type Command struct {
 	Stdin io.Reader
 	Lines func(line string) // receives each line of standard error, and of standard output in Run; may be nil
 
-	Bare      bool // the child sees Env alone, nothing of Base
-	NoNetwork bool // the child has a network namespace without interfaces; starting fails where the kernel refuses one
+	Bare     bool // the child sees Env alone, nothing of Base
+	Isolated bool // the child has a network namespace without interfaces, and a process namespace; starting fails where the kernel refuses one
 }
 
 // inherited are the variables a child may inherit: where things are, never who we are.
@@ -126,18 +126,18 @@ func prepare(ctx context.Context, c Command) (*exec.Cmd, error) {
 		cmd.Env = append(Base(), c.Env...)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if c.NoNetwork {
-		unshareNetwork(cmd.SysProcAttr)
+	if c.Isolated {
+		isolate(cmd.SysProcAttr)
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 	return cmd, nil
 }
 
-// unshareNetwork gives a child a network namespace of its own. Who is not root needs a user
+// isolate gives a child network and process namespaces of its own. Who is not root needs a user
 // namespace for that, in which the child keeps its own user and group.
-func unshareNetwork(attr *syscall.SysProcAttr) {
-	attr.Cloneflags |= syscall.CLONE_NEWNET
+func isolate(attr *syscall.SysProcAttr) {
+	attr.Cloneflags |= syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC
 	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
