@@ -108,6 +108,7 @@ type Finding struct {
 	Title    string        `json:"title,omitempty"`
 	Package  string        `json:"package,omitempty"`
 	Version  string        `json:"version,omitempty"`
+	PURL     string        `json:"purl,omitempty"` // of the package, with the architecture and the distribution of a system's
 	FixedIn  string        `json:"fixedIn,omitempty"`
 	Path     string        `json:"path,omitempty"` // in the layer; "config.json#/config/Env/3" in the image's own documents
 	Line     int           `json:"line,omitempty"` // of a secret, counted from 1

@@ -27,6 +27,7 @@ type Waiver struct {
 	Image   string    // where it was found; empty: anywhere in the family
 	Package string    // exactly; of a vulnerability
 	Version string    // of the package, exactly; empty: any
+	PURL    string    // the package URL of an OpenVEX statement, which says what Package and Version do not; may be empty
 	Path    string    // exactly, as the finding says it; a secret's must be named
 	Reason  string    // for people
 	Expires time.Time // the first moment at which it accepts nothing any more

@@ -73,7 +73,7 @@ func evidenced(findings map[string][]evidence.Finding) release.Evidenced {
 
 var (
 	baseLayer = digest.FromString("base layer")
-	openssl   = evidence.Finding{Kind: evidence.Vulnerability, ID: "CVE-2026-1", Severity: "CRITICAL", Package: "openssl", Version: "3.0.1", FixedIn: "3.0.2", Title: "it bleeds", Layer: baseLayer}
+	openssl   = evidence.Finding{Kind: evidence.Vulnerability, ID: "CVE-2026-1", Severity: "CRITICAL", Package: "openssl", Version: "3.0.1", PURL: "pkg:deb/debian/openssl@3.0.1?arch=amd64", FixedIn: "3.0.2", Title: "it bleeds", Layer: baseLayer}
 	awsSecret = evidence.Finding{Kind: evidence.Secret, ID: "aws-access-key-id", Severity: "CRITICAL", Title: "AWS key", Path: "root/.aws/credentials", Line: 2, Layer: baseLayer}
 )
 

@@ -19,6 +19,12 @@ func covers(w family.Waiver, f Found) bool {
 	if f.Kind != kind || w.ID != f.ID || w.Package == "" && w.Path == "" {
 		return false
 	}
+	if w.PURL != "" {
+		w.Version = "" // is in there
+	}
+	if !w.Names(f.PURL, f.Version) {
+		return false
+	}
 	for _, pair := range [][2]string{{w.Image, f.Cell.Image}, {w.Package, f.Package}, {w.Version, f.Version}, {w.Path, f.Path}} {
 		if pair[0] != "" && pair[0] != pair[1] {
 			return false

@@ -45,6 +45,8 @@ func TestF8AWaiverCoversExactlyWhatItNames(t *testing.T) {
 		"another path":                    func(w *family.Waiver) { w.Path = "usr/lib/other" },
 		"an image that only inherited it": func(w *family.Waiver) { w.Image = "tiny" },
 		"nothing but an id":               func(w *family.Waiver) { w.Package = "" },
+		"another distribution's package":  func(w *family.Waiver) { w.PURL = "pkg:deb/ubuntu/openssl" },
+		"another architecture":            func(w *family.Waiver) { w.PURL = "pkg:deb/debian/openssl?arch=arm64" },
 		"a rule for secrets":              func(w *family.Waiver) { w.ID = "openssl" },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +59,7 @@ func TestF8AWaiverCoversExactlyWhatItNames(t *testing.T) {
 		})
 	}
 	w := waive(openssl)
-	w.Image, w.Version = "tiny-base", openssl.Version
+	w.Image, w.Version, w.PURL = "tiny-base", openssl.Version, openssl.PURL
 	if verdict := strict(w).Judge(evidenced(map[string][]evidence.Finding{"tiny-base": {openssl}}), now); verdict.Refuses() || verdict.Findings[0].Waiver != w.Source {
 		t.Errorf("the exact waiver covers nothing: %v", verdict)
 	}

@@ -110,7 +110,12 @@ func vulnerabilityFinding(r types.Result, v types.DetectedVulnerability) evidenc
 	if path == "" && r.Class != types.ClassOSPkg {
 		path = r.Target
 	}
+	purl := ""
+	if v.PkgIdentifier.PURL != nil {
+		purl = v.PkgIdentifier.PURL.ToString()
+	}
 	return evidence.Finding{
+		PURL:     purl,
 		Kind:     evidence.Vulnerability,
 		ID:       v.VulnerabilityID,
 		Severity: severity(v.Severity), //nolint:staticcheck // VendorSeverity has one for each source; this is the one that Trivy chose

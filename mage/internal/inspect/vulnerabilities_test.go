@@ -63,8 +63,8 @@ func TestVulnerabilitiesComeFromTheDatabase(t *testing.T) {
 
 	layer := readManifest(t, layout, cells[0]).Layers[0].Digest
 	want := []evidence.Finding{
-		{Kind: evidence.Vulnerability, ID: "CVE-2026-0001", Severity: "CRITICAL", Title: "openssl: it leaks", Package: "libssl3", Version: "3.0.11-1~deb12u2", FixedIn: "3.0.99-1", Layer: layer},
-		{Kind: evidence.Vulnerability, ID: "CVE-2026-0002", Severity: "LOW", Title: "zlib: it inflates", Package: "zlib1g", Version: "1:1.2.13.dfsg-1", Layer: layer},
+		{Kind: evidence.Vulnerability, ID: "CVE-2026-0001", Severity: "CRITICAL", Title: "openssl: it leaks", Package: "libssl3", Version: "3.0.11-1~deb12u2", PURL: "pkg:deb/debian/libssl3@3.0.11-1~deb12u2?arch=amd64&distro=debian-12.5", FixedIn: "3.0.99-1", Layer: layer},
+		{Kind: evidence.Vulnerability, ID: "CVE-2026-0002", Severity: "LOW", Title: "zlib: it inflates", Package: "zlib1g", Version: "1:1.2.13.dfsg-1", PURL: "pkg:deb/debian/zlib1g@1.2.13.dfsg-1?arch=amd64&distro=debian-12.5&epoch=1", Layer: layer},
 	}
 	if diff := cmp.Diff(want, report.Findings); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)
