@@ -44,9 +44,12 @@ func (w *workshop) keeper(ctx context.Context) (*pipeline.Keeper, error) {
 	if err != nil {
 		return nil, err
 	}
+	movers := &pipeline.Pipeline{
+		Family: w.fam, Registry: repositories, Verifier: &trustPort{workshop: w}, Ledger: log, History: w.repo, Progress: w.progress, Now: w.env.now,
+	}
 	k := &pipeline.Keeper{
 		Family: w.fam, Base: w.client.Base(), Host: w.client.Base().Host, Shelves: map[string]pipeline.Shelf{},
-		Registry: repositories, Ledger: log, Journal: journal, Progress: w.progress,
+		Registry: repositories, Ledger: log, Vouched: movers.Vouched, Journal: journal, Progress: w.progress,
 	}
 	if w.embedded {
 		k.Host = "embedded-" + w.state.ID() // it listens elsewhere in every run

@@ -153,7 +153,7 @@ func bigKeeper(tb testing.TB, url, cache, state string) (k *pipeline.Keeper, don
 	journal, err := s.Journal()
 	check(err)
 	done = client.Gather()
-	k = &pipeline.Keeper{Family: fam, Base: client.Base(), Host: "big", Shelves: map[string]pipeline.Shelf{}, Journal: journal, Progress: silence{}}
+	k = &pipeline.Keeper{Family: fam, Base: client.Base(), Host: "big", Shelves: map[string]pipeline.Shelf{}, Vouched: anyHead, Journal: journal, Progress: silence{}}
 	port := registryPort{}
 	for _, member := range fam.Members() {
 		repo, err := client.Repo(member)

@@ -36,6 +36,7 @@ const (
 	Unlisted   Ail = "unlisted"   // evidence that its subject's referrers tag lost
 	Drifted    Ail = "drifted"    // a tag that does not follow the ledger
 	Unproven   Ail = "unproven"   // a release that is served and does not verify
+	Unvouched  Ail = "unvouched"  // a ledger that no mover answers for
 )
 
 // Examination is what was found to be wrong, and how much is looked at.
@@ -195,10 +196,12 @@ func (p *Pipeline) Examine(ctx context.Context) ([]Ailment, error) {
 		}
 	}
 	change, err := p.PlanReconcile(ctx)
-	if kind, _ := fault.KindOf(err); kind == fault.Immutable || kind == fault.Unverified {
+	switch kind, _ := fault.KindOf(err); {
+	case kind == fault.Immutable, kind == fault.Unverified:
 		return append(found, Ailment{What: Drifted, At: p.Family.Name, Why: err.Error(), Cure: fault.HintOf(err)}), nil
-	}
-	if err != nil {
+	case kind == fault.Forged: // somebody has to look at it; what else is ill can be cured
+		return append(found, Ailment{What: Unvouched, At: p.Family.Name, Why: err.Error(), Cure: fault.HintOf(err)}), nil
+	case err != nil:
 		return found, err
 	}
 	for _, move := range change.Tags {

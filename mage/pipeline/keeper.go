@@ -9,6 +9,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/ref"
+	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/retention"
 )
 
@@ -21,6 +22,7 @@ type Keeper struct {
 	Shelves  map[string]Shelf // by member
 	Registry Registry
 	Ledger   Ledger
+	Vouched  func(ctx context.Context, head release.Head) error // refuses a head that no mover answers for
 	Journal  Journal
 	Progress Progress
 }

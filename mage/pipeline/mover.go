@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/family"
@@ -18,6 +19,9 @@ var (
 	ErrUnsigned = errors.New("it is not signed")
 	ErrNotMover = errors.New("no identity of this machine may sign it")
 )
+
+// maxSkew is how far the clocks of two movers may be apart.
+const maxSkew = 10 * time.Minute
 
 // signDocument signs as who may move the document's channels, or not at all: what their policies
 // do not accept, their consumers could not verify.
@@ -89,6 +93,9 @@ func (p *Pipeline) Signed(ctx context.Context, head release.Head) (bool, error) 
 	return p.isSigned(ctx, node, head.Document)
 }
 
+// Vouched refuses a head that nobody answers for who may move channels, as [Keeper] asks it.
+func (p *Pipeline) Vouched(ctx context.Context, head release.Head) error { return p.vouched(ctx, head) }
+
 // vouched refuses a head that nobody who may move channels answers for: who can push to the ledger does
 // not thereby move one. A mover's signature answers for it, and for all that it follows. What was committed
 // under -breakglass has none yet: then each generation must be what planning it comes to, a rollback to
@@ -131,7 +138,12 @@ func (p *Pipeline) brokeGlass(ctx context.Context, before, head release.Head) er
 	if head.Document.Previous != before.Digest() {
 		return forged("it does not follow the one before")
 	}
-	same, err := p.comesTo(ctx, before, head.Document, head.Content)
+	if at := head.Document.Issued; at.After(p.Now().Add(maxSkew)) || at.Before(before.Document.Issued.Add(-maxSkew)) {
+		return forged(fmt.Sprintf("it says that it is of %s, which is not between the one before and now", at.Format(time.RFC3339)))
+	}
+	then := *p
+	then.past = true
+	same, err := then.comesTo(ctx, before, head.Document, head.Content)
 	if errors.Is(err, fault.Unavailable) || errors.Is(err, fault.Interrupted) {
 		return err
 	}

@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,15 +26,7 @@ func TestAChannelsOwnPolicyIsAsked(t *testing.T) {
 	strict := w.pipeline(t, "ops")
 	strict.Verifier = judge{signer: w.fam.Trust.Signer, of: map[string]family.Signer{"prod": tags}}
 	strict.History, strict.Signer = history{w.plan(second).Source}, w.signer(second)
-	denying := func(d family.Denial) *pipeline.Pipeline {
-		p, fam := w.pipeline(t, "ops"), *w.fam
-		fam.Channels = maps.Clone(fam.Channels)
-		prod := fam.Channels["prod"]
-		prod.Trust.Deny = []family.Denial{d}
-		fam.Channels["prod"] = prod
-		p.Family = &fam
-		return p
-	}
+	denying := func(d family.Denial) *pipeline.Pipeline { return w.denying(t, d) }
 	platform := w.releases[second].Record.Images["app"].Platforms["linux/amd64"].Digest
 	for name, test := range map[string]struct {
 		p    *pipeline.Pipeline
@@ -101,6 +94,11 @@ func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
 			d, _, err := release.PlanPromote(h, w.fam.Name, "prod", w.candidate(third), emergency)
 			return d, err
 		}),
+		"an emergency of long ago": func() {
+			before := emergency
+			before.At = w.now.Add(-24 * time.Hour)
+			write(back(w.candidate(origin).State(), before))()
+		},
 		"a rollback under an emergency": func() {
 			write(back(w.candidate(first).State(), because))()
 			write(func(h release.Head) (release.Document, error) {
@@ -130,6 +128,11 @@ func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
 			t.Run(name+", "+what, func(t *testing.T) { w.still(t, fault.Forged, try) })
 		}
 	}
+	w.book.heads = slices.Clone(honest)
+	tomorrow := emergency
+	tomorrow.At = w.now.Add(24 * time.Hour)
+	write(back(w.candidate(origin).State(), tomorrow))()
+	w.still(t, fault.Forged, func() error { _, err := p.PlanReconcile(t.Context()); return err })
 	// Where a signature cannot be checked, nobody is accused.
 	w.book.heads = slices.Clone(honest)
 	blind := w.pipeline(t, "ops")
@@ -143,11 +146,52 @@ func TestALedgerThatAnybodyWroteToIsNotFollowed(t *testing.T) {
 	write(func(h release.Head) (release.Document, error) {
 		return release.PlanRollback(h, "prod", w.candidate(origin).State(), emergency, false)
 	})()
+	// That the family file denies it since then does not make it forged.
+	since := w.denying(t, family.Denial{Commit: origin, Reason: "it leaks"})
+	if err := since.Vouched(t.Context(), w.book.head()); err != nil {
+		t.Error(err)
+	}
 	if _, _, err := p.Converge(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if err := w.settled(t); err != nil {
 		t.Error(err)
+	}
+}
+
+// denying is where the family file takes something back for prod.
+func (w *world) denying(t *testing.T, d family.Denial) *pipeline.Pipeline {
+	t.Helper()
+	p, fam := w.pipeline(t, "ops"), *w.fam
+	fam.Channels = maps.Clone(fam.Channels)
+	prod := fam.Channels["prod"]
+	prod.Trust.Deny = []family.Denial{d}
+	fam.Channels["prod"] = prod
+	p.Family = &fam
+	return p
+}
+
+// What nobody vouches for is one ailment of many: the others are found and cured, and it says how a person
+// ends it.
+func TestFsckGoesOnWhereNobodyVouchesForTheLedger(t *testing.T) {
+	t.Parallel()
+	w := newStage(t)
+	p := w.pipeline(t, "ops")
+	w.promote(t, p, "prod", second)
+	n, _, err := p.Registry.Repository("metadata").Resolve(t.Context(), release.ChannelsTag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.strip(t, "metadata", n)
+	w.cache = t.TempDir() // another machine's
+	fresh := w.pipeline(t, "ops")
+	found, err := fresh.Examine(t.Context())
+	if err != nil || len(found) != 1 || found[0].What != pipeline.Unvouched || !strings.Contains(found[0].Cure, "ops:refresh -early -apply") {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	w.apply(t, fresh, func() (pipeline.Change, error) { return fresh.PlanReissue(t.Context()) })
+	if found, err = fresh.Examine(t.Context()); err != nil || len(found) > 0 {
+		t.Errorf("after a mover vouched for it: %+v, %v", found, err)
 	}
 }
 

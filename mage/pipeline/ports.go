@@ -157,6 +157,8 @@ type Pipeline struct {
 	Now      func() time.Time
 	Anew     bool    // build every image, also those whose inputs did not change; not required
 	Archive  Archive // nil: the registry alone holds the evidence
+
+	past bool // it judges what was done: what the family file denied since then was not denied yet
 }
 
 // Dist keeps a release's files under dist/<commit>/: the build's record and what is written for

@@ -215,7 +215,7 @@ func (p *Pipeline) whole(ctx context.Context, pub Published, channel string) (Fo
 // permits refuses what the family file takes back for a channel: its consumers will.
 func (p *Pipeline) permits(channel, commit string, d digest.Digest) error {
 	reason, denied := p.Family.Policy(channel).Denied(d, commit)
-	if !denied {
+	if !denied || p.past {
 		return nil
 	}
 	return fault.New(fault.Refused, "admitting", commit, "the family file denies it to %s: %s", channel, reason).

@@ -11,9 +11,13 @@ import (
 	"github.com/containai/containai/mage/retention"
 )
 
-// PlanPrune says what would go and why everything else stays. It writes nothing to the registry.
+// PlanPrune says what would go and why everything else stays. It writes nothing to the registry. What no
+// channel served may go, so it follows no ledger that anybody who may push could have written.
 func (k *Keeper) PlanPrune(ctx context.Context, allow retention.Allow) (retention.Facts, retention.Plan, error) {
-	f, err := k.Scan(ctx)
+	f, head, err := k.scan(ctx)
+	if err == nil {
+		err = k.Vouched(ctx, head)
+	}
 	if err != nil {
 		return f, retention.Plan{}, err
 	}
@@ -219,7 +223,11 @@ func (s *sweep) review(ctx context.Context, shelf Shelf) error {
 	}
 	if node.Digest != s.facts.Head { // which are older than the sweep
 		changed = true
-		if err := s.k.readLedger(ctx, &s.facts); err != nil {
+		head, err := s.k.readLedger(ctx, &s.facts)
+		if err == nil {
+			err = s.k.Vouched(ctx, head)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,14 @@
 package pipeline_test
 
 import (
+	"context"
+	"errors"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/retention"
 )
 
@@ -53,6 +59,34 @@ func TestARestoredReleaseHasItsEvidence(t *testing.T) {
 		y.must(err)
 		if list, err := y.newClientRepo("metadata").Referrers(t.Context(), record); err != nil || len(list) != 1 || list[0].Missing {
 			t.Errorf("the record has the evidence %+v, %v", list, err)
+		}
+	})
+}
+
+// What nobody who may move channels wrote says what may go: then nothing goes. Also not when it comes while
+// a prune runs.
+func TestAPruneFollowsNoLedgerThatNobodyVouchesFor(t *testing.T) {
+	onBoth(t, func(t *testing.T, y *yard) {
+		k, vouched := y.keeper(), true
+		k.Vouched = func(context.Context, release.Head) error {
+			if vouched {
+				return nil
+			}
+			return fault.New(fault.Forged, "following", "the ledger", "nobody signed it")
+		}
+		facts, plan, err := k.PlanPrune(t.Context(), retention.Allow{Share: true})
+		y.must(err)
+		if len(plan.Deletes) == 0 {
+			t.Fatal("there is nothing to delete")
+		}
+		vouched = false
+		if _, _, err := k.PlanPrune(t.Context(), retention.Allow{Share: true}); !errors.Is(err, fault.Forged) {
+			t.Errorf("it plans by it: %v", err)
+		}
+		before := y.requests()
+		facts.Head = digest.FromString("what it was before somebody pushed")
+		if done, err := k.Prune(t.Context(), facts, plan); !errors.Is(err, fault.Forged) || len(done) > 0 || len(y.writes(before)) > 0 {
+			t.Errorf("it deletes by it: %v, %v", done, err)
 		}
 	})
 }

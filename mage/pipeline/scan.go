@@ -26,31 +26,38 @@ const (
 // Scan reads what the registry holds and what the ledger says: everything that a plan is made from.
 // It writes nothing to the registry.
 func (k *Keeper) Scan(ctx context.Context) (retention.Facts, error) {
+	f, _, err := k.scan(ctx)
+	return f, err
+}
+
+// scan also returns the head that the ledger was read from.
+func (k *Keeper) scan(ctx context.Context) (retention.Facts, release.Head, error) {
 	f := retention.Facts{Family: k.Family, Base: k.Base}
-	if err := k.readLedger(ctx, &f); err != nil {
-		return f, err
+	head, err := k.readLedger(ctx, &f)
+	if err != nil {
+		return f, head, err
 	}
 	items, now, err := k.list(ctx)
 	if err != nil {
-		return f, err
+		return f, head, err
 	}
 	if err := k.read(ctx, items); err != nil {
-		return f, err
+		return f, head, err
 	}
 	f.Items, f.Now = items, now
 	k.Progress.Done("scan", k.Family.Name, fmt.Sprintf("%d manifests in %d repositories", len(items), len(k.Shelves)))
-	return f, k.Journal.Sighted(items, now)
+	return f, head, k.Journal.Sighted(items, now)
 }
 
 // readLedger tells what every channel served, newest first.
-func (k *Keeper) readLedger(ctx context.Context, f *retention.Facts) error {
+func (k *Keeper) readLedger(ctx context.Context, f *retention.Facts) (release.Head, error) {
 	head, err := k.Ledger.Head(ctx)
 	if err != nil || head.ID == "" {
-		return err
+		return head, err
 	}
 	node, err := documentNode(head.Content)
 	if err != nil {
-		return err
+		return head, err
 	}
 	f.Head, f.Generation = node.Digest, head.Document.Generation
 	steps, err := release.Steps(k.Ledger.History(ctx), "")
@@ -61,7 +68,7 @@ func (k *Keeper) readLedger(ctx context.Context, f *retention.Facts) error {
 			Record: s.State.Record, Members: s.State.Members, At: s.State.Moved.At, Hold: s.State.Hold,
 		})
 	}
-	return err
+	return head, err
 }
 
 // list lists all repositories at once. The time is the earliest that one of them told: by it

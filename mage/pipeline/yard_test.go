@@ -218,7 +218,7 @@ func (y *yard) keeper() *pipeline.Keeper {
 	if err != nil {
 		y.t.Fatal(err)
 	}
-	k := &pipeline.Keeper{Family: y.fam, Base: client.Base(), Host: "yard", Shelves: map[string]pipeline.Shelf{}, Ledger: &y.rows, Journal: journal, Progress: silence{}}
+	k := &pipeline.Keeper{Family: y.fam, Base: client.Base(), Host: "yard", Shelves: map[string]pipeline.Shelf{}, Ledger: &y.rows, Vouched: anyHead, Journal: journal, Progress: silence{}}
 	port := registryPort{}
 	for _, member := range y.fam.Members() {
 		repo, err := client.Repo(member)
@@ -238,6 +238,9 @@ func (y *yard) keeper() *pipeline.Keeper {
 	k.Registry = port
 	return k
 }
+
+// anyHead answers for a yard's ledger, which nobody signs.
+func anyHead(context.Context, release.Head) error { return nil }
 
 // shelf is a member's repository, for those who push.
 func (y *yard) shelf(member string) *registry.Repository {
