@@ -1,13 +1,15 @@
 package buildkit
 
 import (
+	"bytes"
+	"cmp"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
-	"github.com/containai/containai/mage/internal/tool"
 )
 
 // epoch is the one variable that a build sets, SOURCE_DATE_EPOCH: the latest time that anything in a built
@@ -16,12 +18,16 @@ import (
 // before the commit would show other times than a cold build from a fresh checkout.
 const epoch = "SOURCE_DATE_EPOCH=315532801"
 
-// whereThingsAre is what Docker's client needs to find its plugin.
-func whereThingsAre() []string {
-	return slices.DeleteFunc(tool.Base(), func(variable string) bool {
-		name, _, _ := strings.Cut(variable, "=")
-		return name != "PATH" && name != "HOME" && name != "DOCKER_CONFIG"
-	})
+// whereThingsAre is what Docker's client needs to find its plugin. A bake file may have variables of these
+// names, too: the values lead to the same places as the environment's, and are never the same.
+func whereThingsAre(environ []string) []string {
+	is := map[string]string{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		is[name] = value
+	}
+	docker := cmp.Or(is["DOCKER_CONFIG"], filepath.Join(is["HOME"], ".docker"))
+	return []string{"PATH=" + is["PATH"] + ":/usr/bin", "HOME=/nonexistent", "DOCKER_CONFIG=" + docker + "/."}
 }
 
 // argumentsOf returns the build arguments of every target.
@@ -52,6 +58,18 @@ func checkArguments(declared, found map[string]map[string]string, environ []stri
 				return fault.New(fault.Refused, "building", target, "its build argument %s looks like a secret", name).
 					WithHint("arguments stay in the image's history and in its provenance: give it with RUN --mount=type=secret")
 			}
+		}
+	}
+	return nil
+}
+
+// checkTargets refuses a target that the environment changes in anything but its arguments: what is built of
+// a commit is what the commit says.
+func checkTargets(declared, found map[string]printed) error {
+	for _, target := range slices.Sorted(maps.Keys(found)) {
+		if !bytes.Equal(declared[target].whole, found[target].whole) {
+			return fault.New(fault.Refused, "building", target, "the environment changes its target in the bake file").
+				WithHint("a variable of the bake file has the name of one of the environment, such as HOME: give it another, or unset that")
 		}
 	}
 	return nil

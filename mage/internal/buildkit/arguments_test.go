@@ -62,6 +62,30 @@ func TestBuildArgumentsAreWhatTheBakeFileSays(t *testing.T) {
 	}
 }
 
+// Everything that the bake file says of a target is the commit's, and every variable may change it.
+func TestTheEnvironmentChangesNoTarget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds Buildx")
+	}
+	b := realBuildx(t)
+	for _, variable := range []string{"TZ", "HOME", "PATH", "DOCKER_CONFIG"} {
+		for member, line := range map[string]string{
+			"a label": `labels = { x = VARIABLE }`, "an argument": `args = { X = VARIABLE }`, "a Dockerfile": `dockerfile-inline = "FROM scratch\nLABEL x=${VARIABLE}"`,
+		} {
+			r := request(t, testFamily([]string{"linux/amd64"}))
+			file := "variable \"VARIABLE\" { default = \"x\" }\ntarget \"base\" {\n dockerfile-inline = \"FROM scratch\"\n " + line + "\n}\n"
+			if member == "a Dockerfile" {
+				file = "variable \"VARIABLE\" { default = \"x\" }\ntarget \"base\" {\n " + line + "\n}\n"
+			}
+			write(t, filepath.Join(r.Root, "docker-bake.hcl"), strings.ReplaceAll(file, "VARIABLE", variable))
+			t.Setenv("TZ", "Mars")
+			if _, err := b.graph(t.Context(), r, []string{"base"}); !errors.Is(err, fault.Refused) || fault.HintOf(err) == "" {
+				t.Errorf("%s of %s: %v, want Refused", member, variable, err)
+			}
+		}
+	}
+}
+
 // TestPathsMayHaveCommas lets Buildx read what we tell it about a directory with an ugly name.
 func TestPathsMayHaveCommas(t *testing.T) {
 	if testing.Short() {

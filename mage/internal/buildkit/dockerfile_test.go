@@ -54,7 +54,7 @@ func TestPlainBakeResolvesOurFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b, r := realBuildx(t), realRequest(t, dir)
 			print := b.buildxCommand("bake", "--print", "--file", r.Plan.Family.Bake)
-			print.Dir, print.Bare, print.Env = r.Root, true, append(print.Env, whereThingsAre()...)
+			print.Dir, print.Bare, print.Env = r.Root, true, append(print.Env, whereThingsAre(tool.Base())...)
 			plain, err := resolve(t.Context(), print)
 			if err != nil {
 				t.Fatal(err)

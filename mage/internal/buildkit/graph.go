@@ -49,7 +49,8 @@ func (b *Builder) graph(ctx context.Context, r Request, images []string) (Graph,
 		return Graph{}, err
 	}
 	print := b.buildxCommand(append([]string{"bake", "--print", "--file", file}, images...)...)
-	print.Dir, print.Bare, print.Env = r.Root, true, slices.Concat(print.Env, whereThingsAre(), []string{epoch})
+	env := append(slices.Clip(print.Env), epoch)
+	print.Dir, print.Bare, print.Env = r.Root, true, append(whereThingsAre(tool.Base()), env...)
 	declared, err := resolve(ctx, print)
 	if err != nil {
 		return Graph{}, at.explain(err, r.Plan.Family, images)
@@ -58,12 +59,12 @@ func (b *Builder) graph(ctx context.Context, r Request, images []string) (Graph,
 	if err := at.invalid(g.problems(r.Root, r.Plan.Family, at)); err != nil {
 		return Graph{}, err
 	}
-	print.Bare = false
+	print.Bare, print.Env = false, env
 	found, err := resolve(ctx, print)
 	if err != nil {
 		return Graph{}, at.explain(err, r.Plan.Family, images)
 	}
-	return g, checkArguments(argumentsOf(declared), argumentsOf(found), b.options.Environ)
+	return g, cmp.Or(checkArguments(argumentsOf(declared), argumentsOf(found), b.options.Environ), checkTargets(declared, found))
 }
 
 // printed is a target as `buildx bake --print` writes it.
