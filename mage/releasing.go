@@ -95,10 +95,18 @@ func (s *session) openRelease(ctx context.Context, x wish) (*workshop, *pipeline
 	if err != nil {
 		return nil, nil, plan, err
 	}
-	looking := &pipeline.Pipeline{Family: w.fam, Registry: repositories, Verifier: &trustPort{workshop: w}, Progress: w.progress}
+	log, err := w.openLedger(ctx)
+	if err != nil {
+		return nil, nil, plan, err
+	}
+	pruned, err := w.prunedTags()
+	if err != nil {
+		return nil, nil, plan, err
+	}
+	looking := &pipeline.Pipeline{Family: w.fam, Registry: repositories, Verifier: &trustPort{workshop: w}, Ledger: log, Progress: w.progress}
 	src := plan.Source
 	here := func(at release.Source) (release.Record, bool, error) { return newDist(w.root, at).ReadRecord() }
-	if src.Rebuild, err = looking.NextRebuild(ctx, src, here); err != nil {
+	if src.Rebuild, err = looking.NextRebuild(ctx, src, pruned, here); err != nil {
 		return nil, nil, plan, err
 	}
 	if plan, err = release.NewPlan(w.fam, src, plan.Platforms); err != nil {
@@ -106,6 +114,19 @@ func (s *session) openRelease(ctx context.Context, x wish) (*workshop, *pipeline
 	}
 	p, err := w.pipeline(ctx, plan)
 	return w, p, plan, err
+}
+
+// prunedTags are the names of what prune took away, as far as the journal of this machine goes back.
+func (w *workshop) prunedTags() (tags []string, err error) {
+	journal, err := w.state.Journal()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := journal.Entries()
+	for _, e := range entries {
+		tags = append(tags, e.Tags...)
+	}
+	return tags, err
 }
 
 // choose returns the source to release: what is checked out, or a commit that was published. A

@@ -9,20 +9,33 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-// NextRebuild is the number that the next deliberate rebuild of a commit has: the first free one, by the
-// tags of the metadata repository. One whose evidence is not complete is continued if its record is
-// signed, or is what built says that this machine made: who can push and cannot sign could have put
-// another there, for us to sign.
-func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source, built func(release.Source) (release.Record, bool, error)) (uint, error) {
+// NextRebuild is the number that the next deliberate rebuild of a commit has: the first that none ever had,
+// by the tags of the metadata repository, by what channels served, and by the names that were pruned, as the
+// journal here has them. One whose evidence is not complete is continued if its record is signed, or is what
+// built says that this machine made: who can push and cannot sign could have put another there, for us to
+// sign.
+func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source, pruned []string, built func(release.Source) (release.Record, bool, error)) (uint, error) {
+	src.Rebuild = 0
+	commit := src.Tag()
+	highest := func(tags []string) (n uint) {
+		for _, tag := range tags {
+			if strings.HasPrefix(tag, commit+"-r") {
+				n = max(n, release.RebuildOf(tag))
+			}
+		}
+		return n
+	}
 	tags, err := p.metadata().Tags(ctx)
 	if err != nil {
 		return 0, err
 	}
-	src.Rebuild = 0
-	for _, tag := range tags {
-		if strings.HasPrefix(tag, src.Tag()+"-r") {
-			src.Rebuild = max(src.Rebuild, release.RebuildOf(tag))
-		}
+	served, err := p.servedTags(ctx)
+	if err != nil {
+		return 0, err
+	}
+	src.Rebuild = highest(tags)
+	if gone := highest(append(served, pruned...)); gone > src.Rebuild {
+		return gone + 1, nil
 	}
 	if src.Rebuild == 0 {
 		return 2, nil
@@ -42,6 +55,19 @@ func (p *Pipeline) NextRebuild(ctx context.Context, src release.Source, built fu
 		src.Rebuild++
 	}
 	return src.Rebuild, err
+}
+
+// servedTags are the names of all releases that a channel ever served.
+func (p *Pipeline) servedTags(ctx context.Context) (tags []string, err error) {
+	for head, err := range p.Ledger.History(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range head.Document.Channels {
+			tags = append(tags, s.Tag)
+		}
+	}
+	return tags, nil
 }
 
 // mayBeSigned refuses a published record that its builder did not sign and that was not built here: who

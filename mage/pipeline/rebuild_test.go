@@ -52,8 +52,9 @@ func TestTheNextRebuildIsTheFirstFreeNumberOrOneOfOursThatIsNotComplete(t *testi
 	t.Parallel()
 	w := bareWorld(t)
 	here := map[string]release.Record{} // what this machine built, by tag
+	var pruned []string
 	next := func() uint {
-		n, err := w.pipeline(t, "maker").NextRebuild(t.Context(), w.plan(first).Source, func(at release.Source) (release.Record, bool, error) {
+		n, err := w.pipeline(t, "maker").NextRebuild(t.Context(), w.plan(first).Source, pruned, func(at release.Source) (release.Record, bool, error) {
 			r, ok := here[at.Tag()]
 			return r, ok, nil
 		})
@@ -81,5 +82,21 @@ func TestTheNextRebuildIsTheFirstFreeNumberOrOneOfOursThatIsNotComplete(t *testi
 	}
 	if n := next(); n != 3 {
 		t.Errorf("the next rebuild is %d, want 3: rebuild 2 is complete", n)
+	}
+	// A number that was given is not given again, whatever became of the release.
+	if _, err := w.rebuilt(t, first, 5, "nightly", pipeline.UntilPromote); err != nil {
+		t.Fatal(err)
+	}
+	record, _, err := w.pipeline(t, "maker").Registry.Repository("metadata").Resolve(t.Context(), "sha-"+first+"-r5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vanish(t, "metadata", record.Digest)
+	if n := next(); n != 6 {
+		t.Errorf("the next rebuild is %d, want 6: a channel served rebuild 5", n)
+	}
+	pruned = []string{"sha-" + second + "-r9", "sha-" + first + "-r7"}
+	if n := next(); n != 8 {
+		t.Errorf("the next rebuild is %d, want 8: rebuild 7 was pruned", n)
 	}
 }
