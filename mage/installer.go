@@ -79,7 +79,7 @@ func (p packer) packInstaller(ctx context.Context, name, file string, plan relea
 	if err := writeFile(file, bytes.NewReader(script)); err != nil {
 		return graph.Node{}, nil, err
 	}
-	artifactType, layerType := family.Installer.Types()
+	artifactType, layerType := plan.Family.Artifacts[name].Types()
 	first, err := p.store(ctx, layerType, file)
 	if err != nil {
 		return graph.Node{}, nil, err

@@ -63,7 +63,7 @@ func (p packer) packPayload(ctx context.Context, name, file string, plan release
 	if err := p.payload(ctx, name, file, plan, images); err != nil {
 		return graph.Node{}, err
 	}
-	artifactType, layerType := family.Payload.Types()
+	artifactType, layerType := plan.Family.Artifacts[name].Types()
 	layer, err := p.store(ctx, layerType, file)
 	if err != nil {
 		return graph.Node{}, err

@@ -40,8 +40,7 @@ func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 			if err := json.Unmarshal(manifest, &m); err != nil {
 				t.Fatal(err)
 			}
-			wantType := fam.Artifacts[name].Kind
-			if artifactType, _ := wantType.Types(); m.ArtifactType != artifactType {
+			if artifactType, _ := fam.Artifacts[name].Types(); m.ArtifactType != artifactType {
 				t.Errorf("crane sees artifact type %q, want %q", m.ArtifactType, artifactType)
 			}
 			raw := output(t, "skopeo", "inspect", "--raw", "--tls-verify=false", "docker://"+ref)

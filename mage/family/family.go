@@ -2,8 +2,8 @@
 // platforms, the channels and their gates, as containai.yaml says it.
 //
 // A [Family] is made by [Parse] alone. Invariant: a parsed family names at least one image, every
-// name in it satisfies the OCI grammar, every image's chain of parents ends at the vetted base,
-// and every rule it holds can be applied; there is nothing left to check later.
+// name in it satisfies the OCI grammar, every image's chain of parents ends at a root, which stands
+// on the operating system, and every rule it holds can be applied; nothing is left to check later.
 package family
 
 import (
@@ -21,7 +21,7 @@ type Family struct {
 	Source    string              // URL of the source repository
 	Bake      string              // path of the bake file, relative to the family file
 	Platforms []string            // "linux/amd64", in file order
-	Base      OSBase              // what the vetted base image is built from
+	Base      OSBase              // what the images without a parent are built from
 	Images    map[string]Image    // by repository name
 	Artifacts map[string]Artifact // by repository name
 	Channels  map[string]Channel  // by channel name
@@ -46,7 +46,7 @@ func (f *Family) Place(path ...string) string {
 	return cmp.Or(f.file, "the family file")
 }
 
-// OSBase is the operating system under the vetted base: a pinned image or, where no registry can
+// OSBase is the operating system under the roots: a pinned image or, where no registry can
 // be reached, a root file system made from the machine's own Debian mirror.
 type OSBase struct {
 	Image    string   // name@sha256:…
@@ -56,7 +56,7 @@ type OSBase struct {
 
 // Image is one image of the family; its bake target has the image's name.
 type Image struct {
-	From  string // parent image; empty for the vetted base itself
+	From  string // parent image; empty for a root, which stands on the operating system
 	Smoke []Smoke
 }
 
@@ -72,11 +72,19 @@ type Smoke struct {
 
 // Artifact is one OCI artifact of the family.
 type Artifact struct {
-	Kind Kind
-	Path string // directory with its sources, relative to the family file
+	Kind  Kind
+	Path  string // directory with its sources, relative to the family file
+	Type  string // artifact type; empty: its kind's
+	Layer string // media type of its first layer; empty: its kind's
 }
 
-// Kind says what an artifact is; each kind has its own media types.
+// Types returns the artifact type and the media type of the first layer.
+func (a Artifact) Types() (artifact, layer string) {
+	artifact, layer = a.Kind.Types()
+	return cmp.Or(a.Type, artifact), cmp.Or(a.Layer, layer)
+}
+
+// Kind says what an artifact is; each kind has media types, which a family may replace by its own.
 type Kind string
 
 // The kinds of artifacts.
@@ -148,14 +156,9 @@ func (f *Family) ArtifactOf(k Kind) string {
 // Members returns every repository of the family: images, then artifacts.
 func (f *Family) Members() []string { return append(f.ImageNames(), f.ArtifactNames()...) }
 
-// VettedBase returns the image without a parent, which every other image shares.
-func (f *Family) VettedBase() string {
-	for name, image := range f.Images {
-		if image.From == "" {
-			return name
-		}
-	}
-	return ""
+// Roots returns the images without a parent: they stand on the operating system itself.
+func (f *Family) Roots() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(f.Images)), func(name string) bool { return f.Images[name].From != "" })
 }
 
 func (f *Family) depth(name string) int {

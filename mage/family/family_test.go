@@ -43,11 +43,27 @@ func TestParseReadsAFamily(t *testing.T) {
 	if diff := cmp.Diff([]string{"tiny-base", "tiny", "tiny-metadata"}, f.Members()); diff != "" {
 		t.Errorf("Members() differ (-want +got):\n%s", diff)
 	}
-	if f.VettedBase() != "tiny-base" {
-		t.Errorf("VettedBase() = %q", f.VettedBase())
+	if diff := cmp.Diff([]string{"tiny-base"}, f.Roots()); diff != "" {
+		t.Errorf("Roots() differ (-want +got):\n%s", diff)
 	}
 	if !f.Channels["dev"].Gate.Unscanned || f.Channels["dev"].Gate.Unfixed {
 		t.Errorf("the dev gate is %+v", f.Channels["dev"].Gate)
+	}
+}
+
+func TestAnArtifactMayHaveMediaTypesOfItsOwn(t *testing.T) {
+	content := strings.Replace(small, "artifacts:\n", "artifacts:\n  tools: {kind: payload, path: tools, type: application/vnd.example.tools.v1, layer: application/vnd.example.tools.layer.v1+gzip}\n  setup: {kind: installer, path: setup}\n", 1)
+	f, err := family.Parse("family.yaml", []byte(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][2]string{
+		"tools": {"application/vnd.example.tools.v1", "application/vnd.example.tools.layer.v1+gzip"},
+		"setup": {"application/vnd.containai.installer.v1", "application/vnd.containai.installer.v1+sh"},
+	} {
+		if artifact, layer := f.Artifacts[name].Types(); artifact != want[0] || layer != want[1] {
+			t.Errorf("%s has %s with layers %s, want %v", name, artifact, layer, want)
+		}
 	}
 }
 
@@ -80,7 +96,9 @@ func TestParseNamesFileLineAndTheWordThatWasMeant(t *testing.T) {
 		{"an unknown parent", "from: tiny-base", "from: tiny-bse", `family.yaml:12: image "tiny" is from "tiny-bse", which is not in the family: did you mean "tiny-base"?`},
 		{"a tag instead of a digest", "debian@sha256:0000000000000000000000000000000000000000000000000000000000000000", "debian:12", `family.yaml:7: "debian:12" is not pinned: write name@sha256:<64 hex digits>`},
 		{"an image that is its own ancestor", "tiny-base: {}", "tiny-base: {}\n  a: {from: b}\n  b: {from: a}", `family.yaml:11: image "a" is its own ancestor`},
-		{"two roots", "tiny-base: {}", "tiny-base: {}\n  other: {}", `family.yaml:9: exactly one image is the vetted base and has no from; here: [other tiny-base]`},
+		{"no root", "tiny-base: {}", "tiny-base: {from: tiny}", `family.yaml:11: image "tiny" is its own ancestor`},
+		{"a media type with capitals", "kind: metadata}", "kind: metadata}\n  tiny-tools: {kind: payload, path: tools, type: application/vnd.Example}", `family.yaml:18: "application/vnd.Example" is not a media type such as application/vnd.example.tools.v1`},
+		{"media types for metadata", "kind: metadata}", "kind: metadata, layer: application/json}", `family.yaml:17: artifact "tiny-metadata" is of kind metadata, whose media types are this library's`},
 		{"a duplicate name", "tiny-base: {}", "tiny-base: {}\n  tiny-base: {}", `family.yaml:11: "tiny-base" stands here twice`},
 		{"an upper-case name", "name: tiny", "name: Tiny", `family.yaml:2: "Tiny" is not a name of lower-case letters, digits and dashes`},
 		{"another schema", "schema: 1", "schema: 2", `family.yaml:1: schema 2 is not known; this library reads schema 1`},
@@ -139,8 +157,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("images: {x: {from: x}}"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		parsed, err := family.Parse("fuzz.yaml", content)
-		if err == nil && (len(parsed.Images) == 0 || parsed.VettedBase() == "") {
-			t.Errorf("accepted a family without a base: %+v", parsed)
+		if err == nil && len(parsed.Roots()) == 0 {
+			t.Errorf("accepted a family without a root: %+v", parsed)
 		}
 	})
 }

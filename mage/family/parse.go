@@ -114,8 +114,10 @@ func (r *reader) smoke(n *yaml.Node) Smoke {
 
 func (r *reader) artifact(n *yaml.Node) (a Artifact) {
 	r.fields(n, fields{
-		"kind": func(v *yaml.Node) { a.Kind = Kind(r.oneOf(v, string(Payload), string(Installer), string(Metadata))) },
-		"path": func(v *yaml.Node) { a.Path = r.text(v) },
+		"kind":  func(v *yaml.Node) { a.Kind = Kind(r.oneOf(v, string(Payload), string(Installer), string(Metadata))) },
+		"path":  func(v *yaml.Node) { a.Path = r.text(v) },
+		"type":  func(v *yaml.Node) { a.Type = r.mediaType(v) },
+		"layer": func(v *yaml.Node) { a.Layer = r.mediaType(v) },
 	}, "kind")
 	return a
 }
@@ -137,6 +139,17 @@ func (r *reader) ledger(n *yaml.Node, l *Ledger) {
 		"branch": func(v *yaml.Node) { l.Branch = r.text(v) },
 		"ref":    func(v *yaml.Node) { l.Ref = r.text(v) },
 	})
+}
+
+// mediaTypeGrammar is RFC 6838, section 4.2; no registry has capitals in them.
+var mediaTypeGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$`)
+
+func (r *reader) mediaType(v *yaml.Node) string {
+	s := r.text(v)
+	if !mediaTypeGrammar.MatchString(s) {
+		r.complain(v.Line, "%q is not a media type such as application/vnd.example.tools.v1", s)
+	}
+	return s
 }
 
 func (r *reader) pattern(v *yaml.Node) string {

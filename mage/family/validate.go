@@ -20,7 +20,7 @@ var (
 )
 
 // validate checks what no single field can say: grammars, references between names, and that
-// the images form a tree with one root.
+// the images form trees, whose roots stand on the operating system.
 func (r *reader) validate(f *Family) {
 	if !nameGrammar.MatchString(f.Name) && f.Name != "" {
 		r.complain(r.at("name"), "%q is not a name of lower-case letters, digits and dashes", f.Name)
@@ -76,29 +76,20 @@ func (r *reader) validateBase(b OSBase) {
 
 func (r *reader) validateImages(f *Family) {
 	names := slices.Sorted(maps.Keys(f.Images))
-	var roots []string
 	for _, name := range names {
 		line := r.at("images", name)
 		if !nameGrammar.MatchString(name) {
 			r.complain(line, "%q is not an image name of lower-case letters, digits and dashes", name)
 		}
 		from := f.Images[name].From
-		if from == "" {
-			roots = append(roots, name)
-			continue
-		}
-		if _, ok := f.Images[from]; !ok {
+		if _, ok := f.Images[from]; !ok && from != "" {
 			r.complain(r.at("images", name, "from"), "image %q is from %q, which is not in the family%s", name, from, suggest(from, names))
 		}
 	}
-	switch {
-	case len(names) == 0:
+	if len(names) == 0 {
 		r.complain(r.at("images"), "a family needs at least one image")
-	case len(roots) != 1:
-		r.complain(r.at("images"), "exactly one image is the vetted base and has no from; here: %v", roots)
-	default:
-		r.refuseCycles(f, names)
 	}
+	r.refuseCycles(f, names)
 }
 
 func (r *reader) refuseCycles(f *Family, names []string) {
@@ -124,6 +115,9 @@ func (r *reader) validateArtifacts(f *Family) {
 		}
 		if _, clash := f.Images[name]; clash {
 			r.complain(line, "%q is an image already", name)
+		}
+		if a.Kind == Metadata && a.Type+a.Layer != "" {
+			r.complain(line, "artifact %q is of kind metadata, whose media types are this library's: every verifier reads it", name)
 		}
 		if a.Kind != Metadata && a.Path == "" {
 			r.complain(line, "artifact %q needs a path to its sources", name)

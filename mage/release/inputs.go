@@ -22,7 +22,7 @@ type Inputs map[string]digest.Digest
 const (
 	InputTarget   = "target"   // the resolved target of the bake file, its Dockerfile, arguments, labels and platforms
 	InputContexts = "contexts" // every file of its contexts that .dockerignore does not exclude
-	InputBase     = "base"     // the operating system or, above the vetted base, the parent's inputs
+	InputBase     = "base"     // the operating system or, above a root, the parent's inputs
 	InputTests    = "tests"    // the smoke tests that its scan attests
 	InputTools    = "tools"    // the versions of BuildKit, of Buildx, and of our own recipe
 )
@@ -39,7 +39,7 @@ func DigestOf(v any) digest.Digest {
 	return digest.FromBytes(content)
 }
 
-// BaseOf is the base part of the vetted base's inputs: the operating system, in whatever order its
+// BaseOf is the base part of a root's inputs: the operating system, in whatever order its
 // materials come.
 func BaseOf(materials []evidence.Material) digest.Digest {
 	return DigestOf(slices.SortedFunc(slices.Values(materials), func(a, b evidence.Material) int { return strings.Compare(a.Name, b.Name) }))

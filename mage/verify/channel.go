@@ -125,7 +125,7 @@ func (v *Verifier) Offered(ctx context.Context) ([]string, error) {
 	}
 	var names []string
 	for _, name := range w.document.Names() {
-		_, found, err := v.Registry.Repository(v.Family.VettedBase()).Resolve(ctx, name)
+		_, found, err := v.Registry.Repository(v.Family.ImageNames()[0]).Resolve(ctx, name)
 		if err != nil {
 			return nil, err
 		}

@@ -63,7 +63,7 @@ func (q *question) fetch(ctx context.Context) error {
 	return q.print(result, result.String)
 }
 
-// layer reads the first layer of an artifact, which has its kind's type.
+// layer reads the first layer of an artifact, which has the type that the family file says.
 func layer(ctx context.Context, v *verify.Verifier, kind family.Kind, n graph.Node, limit int64) ([]byte, error) {
 	name := v.Family.ArtifactOf(kind)
 	repo := v.Registry.Repository(name)
@@ -71,7 +71,7 @@ func layer(ctx context.Context, v *verify.Verifier, kind family.Kind, n graph.No
 	if err != nil {
 		return nil, gone(err, name)
 	}
-	artifact, mediaType := kind.Types()
+	artifact, mediaType := v.Family.Artifacts[name].Types()
 	if m.ArtifactType != artifact || len(m.Layers) == 0 || m.Layers[0].MediaType != mediaType {
 		return nil, fault.New(fault.Forged, "reading", name, "it is no %s of type %s", artifact, mediaType)
 	}

@@ -47,7 +47,7 @@ func annotations(p release.Plan, t Target, base osBase) map[string]string {
 	}
 	delete(notes, ocispec.AnnotationBaseImageName)
 	delete(notes, ocispec.AnnotationBaseImageDigest)
-	if t.Name == p.Family.VettedBase() && !base.local {
+	if p.Family.Images[t.Name].From == "" && !base.local {
 		notes[ocispec.AnnotationBaseImageName] = base.name
 		notes[ocispec.AnnotationBaseImageDigest] = base.digest.String()
 	}

@@ -31,8 +31,8 @@ func TestAnnotationsStateNoBaseThatTheyDoNotKnow(t *testing.T) {
 		base   osBase
 		more   map[string]string
 	}{
-		"the vetted base on the pinned image":        {"base", pinned, based},
-		"the vetted base on a mirror's root":         {"base", osBase{local: true}, nil},
+		"a root on the pinned image":                 {"base", pinned, based},
+		"a root on a mirror's root file system":      {"base", osBase{local: true}, nil},
 		"an image whose parent is of the same solve": {"app", pinned, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -97,7 +97,7 @@ func TestPathsMayHaveCommas(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(ugly, "ca.pem"), "-----BEGIN")
-	args := bakeArgs(r, solve{platforms: []string{"linux/amd64"}, dir: ugly, out: "o"}, "default", []string{"base"}, "docker-image://debian", ugly+"/ca.pem")
+	args := bakeArgs(r, solve{platforms: []string{"linux/amd64"}, dir: ugly, out: "o"}, "default", []string{"base"}, ugly+"/ca.pem")
 	out, err := tool.Output(t.Context(), b.buildxCommand(append(args, "--print")...), fault.Invalid)
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +114,38 @@ func TestPathsMayHaveCommas(t *testing.T) {
 	base := bake.Target["base"]
 	if len(base.Output) != 1 || base.Output[0].Dest != ugly+"/o/base" || len(base.Secret) != 1 || base.Secret[0].Src != ugly+"/ca.pem" {
 		t.Errorf("Buildx read %+v", base)
+	}
+}
+
+// TestEveryRootIsPutOnTheOperatingSystem also where its Dockerfile calls that by the image's name, which
+// has dots and a colon.
+func TestEveryRootIsPutOnTheOperatingSystem(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: builds Buildx")
+	}
+	const pinned = "debian@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	twoRoots := strings.Replace(graphFamily, "  tool:\n    from: app\n", "  tool: {}\n", 1)
+	bake := strings.Replace(graphBake, `dockerfile-inline = "FROM helper"`+"\n  contexts = {", `dockerfile-inline = "FROM debian:12.1"`+"\n  contexts = {\n    \"debian:12.1\" = \"docker-image://"+pinned+"\"", 1)
+	b, r := realBuildx(t), graphRequest(t, twoRoots, bake)
+	g, err := b.graph(t.Context(), r, r.Plan.Family.ImageNames())
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := bakeArgs(r, solve{platforms: []string{"linux/amd64"}, dir: t.TempDir(), out: "o"}, "default", []string{"base", "tool"}, "")
+	args = append(args, g.standing(r.Plan.Family, osBase{context: "docker-image://chosen"})...)
+	out, err := tool.Output(t.Context(), b.buildxCommand(append(args, "--print")...), fault.Invalid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var resolved struct {
+		Target map[string]struct{ Contexts map[string]string }
+	}
+	if err := json.Unmarshal(out, &resolved); err != nil {
+		t.Fatal(err)
+	}
+	got := []string{resolved.Target["base"].Contexts["os"], resolved.Target["tool"].Contexts["debian:12.1"], resolved.Target["tool"].Contexts["notes"]}
+	if diff := cmp.Diff([]string{"docker-image://chosen", "docker-image://chosen", "notes"}, got); diff != "" {
+		t.Errorf("contexts (-want +got):\n%s", diff)
 	}
 }
 

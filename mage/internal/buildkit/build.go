@@ -87,9 +87,9 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 		return Result{}, err
 	}
 	images = slices.DeleteFunc(images, func(name string) bool { _, ok := kept[name]; return ok })
-	settings := append(targets.annotate(r.Plan, images, base), targets.instead(kept, r.Layout)...)
+	settings := slices.Concat(targets.annotate(r.Plan, images, base), targets.standing(r.Plan.Family, base), targets.instead(kept, r.Layout))
 	solves := b.solves(r.Plan.Platforms, dir)
-	if err := b.bake(ctx, r, images, settings, base, solves); err != nil {
+	if err := b.bake(ctx, r, images, settings, solves); err != nil {
 		return Result{}, err
 	}
 	built, err := collect(ctx, r.Plan, images, kept, solves, into)
@@ -110,6 +110,17 @@ func (r Request) keep(ctx context.Context, inputs map[string]release.Inputs) (ma
 		return map[string]release.Image{}, nil
 	}
 	return r.Keep(ctx, inputs)
+}
+
+// standing are the settings that put the roots on the operating system that was chosen.
+func (g Graph) standing(f *family.Family, base osBase) []string {
+	var set []string
+	for _, t := range g.Targets {
+		for _, name := range t.systems(f) {
+			set = append(set, "--set", fmt.Sprintf("%s.contexts.%s=%s", t.Name, name, base.context))
+		}
+	}
+	return set
 }
 
 // instead are the settings that give targets the images that were kept where they name their targets.
@@ -148,14 +159,14 @@ func closure(f *family.Family, wanted []string) ([]string, error) {
 
 // bake runs Buildx, with further settings, for every solve at the same time; the first that fails
 // ends the others.
-func (b *Builder) bake(ctx context.Context, r Request, images, settings []string, base osBase, solves []solve) error {
+func (b *Builder) bake(ctx context.Context, r Request, images, settings []string, solves []solve) error {
 	if len(images) == 0 {
 		return nil
 	}
 	meters := b.meters(solves)
 	group, together := errgroup.WithContext(ctx)
 	for i, s := range solves {
-		args := append(bakeArgs(r, s, b.name, images, base.context, b.options.CA), settings...)
+		args := append(bakeArgs(r, s, b.name, images, b.options.CA), settings...)
 		cmd := b.buildxCommand(append(args, b.options.Shared.settings(r, s.platforms, images)...)...)
 		cmd.Dir = r.Root
 		cmd.Env = append(slices.Concat(cmd.Env, b.options.Shared.Env), epoch)
@@ -171,14 +182,13 @@ func (b *Builder) bake(ctx context.Context, r Request, images, settings []string
 }
 
 // bakeArgs is a solve's one Buildx call. BuildKit's own attestations are off: ours replace them.
-func bakeArgs(r Request, s solve, builder string, images []string, osContext, ca string) []string {
+func bakeArgs(r Request, s solve, builder string, images []string, ca string) []string {
 	bakeFile := filepath.Join(r.Root, filepath.FromSlash(r.Plan.Family.Bake))
 	args := []string{
 		"bake", "--builder", builder, "--file", bakeFile, "--progress=rawjson", "--provenance=false", "--sbom=false",
 		"--allow=fs.read=" + s.dir, "--allow=fs.write=" + s.dir, "--allow=fs.read=" + r.Root,
 		"--set", "*.platform=" + strings.Join(s.platforms, ","),
 		"--set", "*.args." + epoch,
-		"--set", r.Plan.Family.VettedBase() + ".contexts.os=" + osContext,
 	}
 	if ca != "" {
 		args = append(args, "--allow=fs.read="+ca, "--set", "*.secrets+=id=ca,"+field("src="+ca))

@@ -160,6 +160,7 @@ func (g Graph) problems(root string, f *family.Family, at places) []family.Probl
 		found = append(found, t.missing(root, at)...)
 		found = append(found, g.platformProblems(t, f, at)...)
 		found = append(found, t.cacheProblems(at)...)
+		found = append(found, t.rootProblems(f, at)...)
 		from := f.Images[t.Name].From
 		if from != "" && !slices.Contains(g.images(t, f), from) {
 			found = append(found, at.problem(at.line(t.Name, "contexts"), "target %q is not linked to %q: %s says that it is from it, so its contexts need one that is \"target:%s\"",
@@ -167,6 +168,34 @@ func (g Graph) problems(root string, f *family.Family, at places) []family.Probl
 		}
 	}
 	return found
+}
+
+// osContext is the name by which a Dockerfile takes the operating system.
+const osContext = "os"
+
+// systems are a root's contexts that are the operating system: "os", and whatever a Dockerfile calls
+// the image that the family pins. The builder puts there what it stands on here.
+func (t Target) systems(f *family.Family) []string {
+	if image, ok := f.Images[t.Name]; !ok || image.From != "" {
+		return nil
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(t.Contexts)) {
+		if name == osContext || t.Contexts[name] == "docker-image://"+f.Base.Image {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// rootProblems: the record and the provenance say that a root stands on the operating system.
+func (t Target) rootProblems(f *family.Family, at places) []family.Problem {
+	image, ok := f.Images[t.Name]
+	if !ok || image.From != "" || len(t.systems(f)) > 0 {
+		return nil
+	}
+	return []family.Problem{at.problem(at.line(t.Name, "contexts"), "target %q stands on nothing: %s names no parent, so its contexts need %s = \"docker-image://%s\"",
+		t.Name, f.Place("images", t.Name), osContext, f.Base.Image)}
 }
 
 // cacheProblems refuses a cache of the bake file's own: nobody would know that a release took what a pull

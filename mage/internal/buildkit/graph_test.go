@@ -134,6 +134,8 @@ func TestGraphRefusesWithFileAndLine(t *testing.T) {
 			`bake.hcl:3: target "tool" is built for linux/amd64, and "helper", which it is linked to, is not (line 16)`},
 		"a parent that the family names and the bake file does not": {"family", "from: app", "from: base",
 			`bake.hcl:24: target "tool" is not linked to "base": containai.yaml:12 says that it is from it, so its contexts need one that is "target:base"`},
+		"a root that stands on nothing": {"bake", `contexts = { os = "docker-image://debian" }`, `contexts = { debian = "docker-image://debian" }`,
+			`bake.hcl:8: target "base" stands on nothing: containai.yaml:8 names no parent, so its contexts need os = "docker-image://debian@sha256:0000000000000000000000000000000000000000000000000000000000000000"`},
 		"an unknown variable":   {"bake", "split(\",\", PLATFORMS)", "split(\",\", PLATFORM)", `bake.hcl:3,26-34: Unknown variable; There is no variable named "PLATFORM"`},
 		"syntax that is broken": {"bake", `target "app" {`, `target "app" (`, `bake.hcl:10,14-15: Invalid block definition`},
 	} {

@@ -127,8 +127,8 @@ func (in recipes) contexts(t Target) (digest.Digest, bool, error) {
 	if all == nil {
 		all = map[string]string{}
 	}
-	if t.Name == in.family.VettedBase() {
-		delete(all, "os") // the builder gives it, and the base tells it
+	for _, name := range t.systems(in.family) {
+		delete(all, name) // the builder gives it, and the base tells it
 	}
 	all[""] = t.Context
 	sums := map[string]digest.Digest{}

@@ -20,7 +20,7 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-// osBase is the operating system that the vetted base is built on, as a Buildx named context.
+// osBase is the operating system that the roots are built on, as a Buildx named context.
 type osBase struct {
 	context   string
 	materials []evidence.Material
