@@ -2,6 +2,7 @@ package mage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -115,7 +116,7 @@ func firstDocument(p *pipeline.Pipeline, built release.Built, m release.Moved) (
 		return nil, err
 	}
 	m.At = built.Record.Source.Epoch
-	d, _, err := release.PlanPromote(release.Head{}, p.Family.Name, "dev", release.Candidate{Record: built.Record, Digest: node.Digest}, m)
+	d, _, err := release.PlanPromote(release.Head{}, p.Family.Name, cmp.Or(p.Family.On(family.Push), p.Family.ChannelNames()[0]), release.Candidate{Record: built.Record, Digest: node.Digest}, m)
 	if err != nil {
 		return nil, err
 	}

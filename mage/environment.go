@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type environment struct {
 	run       string   // which run moves it
 	all       []string // every variable: no build argument may hold a secret of it
 	library   string   // directory of this library's source
+	version   string   // of this library, where another module imports it; otherwise empty
 	job       actions.Variables
 	handover  string // digest of what an earlier job left in dist/; empty: none did
 	terminal  term.Options
@@ -84,6 +86,7 @@ func readEnvironment() (environment, error) {
 		job:      actions.Read(func(name string) string { return variable(name, "") }),
 		handover: handover,
 		library:  libraryDirectory(),
+		version:  libraryVersion(),
 		anew:     variable("CONTAINAI_REBUILD", "") != "",
 		terminal: term.For(os.Stderr, os.Getenv, time.Now),
 		stdout:   os.Stdout,
@@ -162,4 +165,21 @@ func libraryDirectory() string {
 		return ""
 	}
 	return filepath.Dir(filepath.Dir(file))
+}
+
+// libraryPath is the module that this library is.
+const libraryPath = "github.com/containai/containai"
+
+// libraryVersion is the version at which another module imports this library.
+func libraryVersion() string {
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, m := range build.Deps {
+		if m.Path == libraryPath && m.Replace == nil {
+			return m.Version
+		}
+	}
+	return ""
 }

@@ -35,16 +35,20 @@ func releaseEvent() command {
 		if err != nil {
 			return err
 		}
-		d, err := actions.Decide(event)
+		fam, err := s.family()
 		if err != nil {
 			return err
+		}
+		d, err := actions.Decide(event, fam)
+		if err != nil {
+			return err
+		}
+		if _, ok := fam.Channels[d.Channel]; !ok {
+			return fault.New(fault.Invalid, "releasing to", d.Channel, "%s", fam.Meant(d.Channel))
 		}
 		w, p, _, err := s.openPipeline(ctx, false)
 		if err != nil {
 			return err
-		}
-		if _, ok := w.fam.Channels[d.Channel]; !ok {
-			return fault.New(fault.Invalid, "releasing to", d.Channel, "the family has no such channel")
 		}
 		if err := w.lookUp(ctx, p, &d); err != nil {
 			return err

@@ -57,7 +57,7 @@ func buildMerge(dirs string) command {
 		if err := sameCells(merged, built.Record, w.root, plan); err != nil {
 			return err
 		}
-		w.progress.Note("merge", plan.Source.Tag(), "next: CONTAINAI_PLATFORMS="+strings.Join(plan.Platforms, ",")+" mage release:dev")
+		w.progress.Note("merge", plan.Source.Tag(), "next: CONTAINAI_PLATFORMS="+strings.Join(plan.Platforms, ",")+" "+releaseCommand(w.fam))
 		return w.report(pipeline.Result{Source: plan.Source, Record: built.Record, Reached: pipeline.UntilBuild}, "")
 	}
 }

@@ -108,7 +108,7 @@ type applier func(context.Context, pipeline.Change) (release.Head, []pipeline.Ta
 func ofChannel(in intent, plan planner) planner {
 	return func(ctx context.Context, p *pipeline.Pipeline, m release.Moved) (pipeline.Change, error) {
 		if _, ok := p.Family.Channels[in.channel]; !ok {
-			return pipeline.Change{}, fault.New(fault.Invalid, "reading", "-channel="+in.channel, "the family has no such channel")
+			return pipeline.Change{}, fault.New(fault.Invalid, "reading", "-channel="+in.channel, "%s", p.Family.Meant(in.channel))
 		}
 		return plan(ctx, p, m)
 	}

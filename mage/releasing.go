@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/pipeline"
@@ -62,6 +63,35 @@ func releaseOf(x wish) command {
 			err = closing
 		}
 		return resumeHint(err, "releasing", x.channel)
+	}
+}
+
+// propose builds, inspects and asks the gate of the channel that a push reaches: dev's, where the family
+// does not say.
+func propose() command {
+	return func(ctx context.Context, s *session) error {
+		fam, err := s.family()
+		if err != nil {
+			return err
+		}
+		channel := fam.On(family.Push)
+		if channel == "" {
+			return fault.New(fault.Invalid, "asking the gate of", fam.Name, "no channel takes the event push; it has %s", strings.Join(fam.ChannelNames(), ", ")).
+				WithHint("give the channel that a push to the default branch reaches `on: [push]` in the family file")
+		}
+		return releaseOf(wish{channel: channel, until: pipeline.UntilInspect, purpose: release.Proposal})(ctx, s)
+	}
+}
+
+// releaseCommand is how people release to the channel that a push reaches.
+func releaseCommand(fam *family.Family) string {
+	switch channel := fam.On(family.Push); channel {
+	case "dev":
+		return "mage release:dev"
+	case "":
+		return "mage release:to " + fam.ChannelNames()[0]
+	default:
+		return "mage release:to " + channel
 	}
 }
 

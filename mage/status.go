@@ -58,7 +58,7 @@ func (st status) reached() string {
 }
 
 func (w *workshop) status(ctx context.Context, p *pipeline.Pipeline, plan release.Plan) (status, error) {
-	st := status{Family: w.fam.Name, Tag: plan.Source.Tag(), Registry: w.public, Next: "mage release:dev", Serving: []string{}}
+	st := status{Family: w.fam.Name, Tag: plan.Source.Tag(), Registry: w.public, Next: releaseCommand(w.fam), Serving: []string{}}
 	record, built, err := p.Dist.ReadRecord()
 	if err != nil {
 		return st, err

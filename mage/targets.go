@@ -14,8 +14,6 @@ import (
 	"github.com/magefile/mage/mg"
 
 	"github.com/containai/containai/mage/family"
-	"github.com/containai/containai/mage/pipeline"
-	"github.com/containai/containai/mage/release"
 )
 
 // Build makes the images, and nothing leaves this machine.
@@ -49,9 +47,9 @@ func (Build) Reproduce(ctx context.Context, json *bool) error {
 // Inspect looks into what was built.
 type Inspect mg.Namespace
 
-// All writes SBOMs, scans for secrets and vulnerabilities, runs the smoke tests and asks dev's gate.
+// All writes SBOMs, scans for secrets and vulnerabilities, runs the smoke tests and asks the gate of what a push reaches.
 func (Inspect) All(ctx context.Context, json *bool) error {
-	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect, purpose: release.Proposal}))
+	return run(ctx, output(json), propose())
 }
 
 // Mirror copies the vulnerability database, as it is, into the family's own registry: prints its plan, and acts with -apply.
@@ -90,9 +88,9 @@ func (Artifacts) Metadata(ctx context.Context, json *bool) error {
 // Release takes a commit to a channel.
 type Release mg.Namespace
 
-// PR builds, inspects and gates like a release to dev, and writes to no registry.
+// PR builds, inspects and gates like a push to the default branch, and writes to no registry.
 func (Release) PR(ctx context.Context, json *bool) error {
-	return run(ctx, output(json), releaseOf(wish{channel: "dev", until: pipeline.UntilInspect, purpose: release.Proposal}))
+	return run(ctx, output(json), propose())
 }
 
 // Dev releases this commit, or this work tree, to the dev channel. -until=build|inspect|publish|attest stops earlier.

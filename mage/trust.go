@@ -194,9 +194,11 @@ func (p *signerPort) keySigner(a authorities) (pipeline.Signer, error) {
 
 // localSigner builds the helper and starts this machine's Sigstore.
 func (p *signerPort) localSigner(ctx context.Context) (pipeline.Signer, error) {
-	helper, err := p.compile(ctx, "attest", tool.Program{
-		Name: "sigstore-local", Version: "dev", Package: ".", Dir: filepath.Join(p.env.library, "mage", "sigstore-local"), Estimate: sigstoreEstimate,
-	})
+	dir, err := p.sigstoreDirectory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	helper, err := p.compile(ctx, "attest", tool.Program{Name: "sigstore-local", Version: "dev", Package: ".", Dir: dir, Estimate: sigstoreEstimate})
 	if err != nil {
 		return nil, err
 	}
@@ -213,6 +215,17 @@ func (p *signerPort) localSigner(ctx context.Context) (pipeline.Signer, error) {
 		return nil, err
 	}
 	return signer, nil
+}
+
+// sigstoreDirectory is where the helper's source lies. It is a module of its own, so that it comes with a
+// checkout of this library, and not with the library as a module: then Go fetches it at the same version.
+func (w *workshop) sigstoreDirectory(ctx context.Context) (string, error) {
+	const inside = "mage/sigstore-local"
+	dir := filepath.Join(w.env.library, inside)
+	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil || w.env.version == "" {
+		return dir, nil
+	}
+	return tool.Module(ctx, w.programs(), libraryPath+"/"+inside, w.env.version)
 }
 
 // trustPort verifies bundles for the pipeline.

@@ -118,6 +118,7 @@ type Channel struct {
 	Explicit bool   // `order: explicit`: a release need not descend from the one before, as on hotfix lines
 	Trust    Policy // the family's, with what the channel overrides
 	Keep     Keep   // what retention leaves of its past
+	On       []Event
 }
 
 // Ledger names the git ref that holds the channels' entries.

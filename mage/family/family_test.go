@@ -1,6 +1,7 @@
 package family_test
 
 import (
+	stdcmp "cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -67,6 +68,32 @@ func TestAnArtifactMayHaveMediaTypesOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestAnEventReachesTheChannelThatSaysSoOrTheConventionalOne(t *testing.T) {
+	for name, tt := range map[string]struct{ channels, want string }{
+		"the conventional ones": {"  dev: GATE\n  nightly: GATE\n  prod: GATE\n", "dev nightly prod"},
+		"others":                {"  edge: {on: [push, schedule], GATE\n  stable: {on: [version], GATE\n", "edge edge stable"},
+		"none":                  {"  edge: GATE\n", "- - -"},
+		"a conventional one that takes something else": {"  dev: {on: [version], GATE\n", "- - dev"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate := "gate: {severities: [], unscanned: allow, local-base: allow}}"
+			channels := strings.ReplaceAll(strings.ReplaceAll(tt.channels, ": GATE", ": {"+gate), "GATE", gate)
+			head, _, _ := strings.Cut(small, "  dev:\n")
+			f, err := family.Parse("family.yaml", []byte(head+channels))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, e := range []family.Event{family.Push, family.Schedule, family.Version} {
+				got = append(got, stdcmp.Or(f.On(e), "-"))
+			}
+			if strings.Join(got, " ") != tt.want {
+				t.Errorf("push, schedule and version reach %v, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestPlaceSaysWhereAFamilySaysWhat(t *testing.T) {
 	f, err := family.Parse("family.yaml", []byte(small))
 	if err != nil {
@@ -106,6 +133,8 @@ func TestParseNamesFileLineAndTheWordThatWasMeant(t *testing.T) {
 		{"a missing field", "name: tiny\n", "", `family.yaml:1: field "name" is missing`},
 		{"a wrong word", "unscanned: allow", "unscanned: alow", `family.yaml:20: "alow" is not one of [allow refuse]: did you mean "allow"?`},
 		{"a tag-like channel", "  dev:\n", "  sha256-dev:\n", `family.yaml:19: "sha256-dev" cannot be a channel: its name becomes a tag`},
+		{"an event that two channels take", "  dev:\n", "  next:\n    on: [push]\n    gate: {severities: [], unscanned: allow, local-base: allow}\n  dev:\n    on: [push]\n", `family.yaml:20: "next" takes the event push, and so does "dev": one channel does`},
+		{"an event that nobody knows", "  dev:\n", "  dev:\n    on: [pull]\n", `family.yaml:20: "pull" is not one of [push schedule version]: did you mean "push"?`},
 		{"broken YAML", "images:", "images", `family.yaml:9: not YAML: `},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

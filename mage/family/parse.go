@@ -126,6 +126,7 @@ func (r *reader) channel(n *yaml.Node, overrides map[string]*yaml.Node) (c Chann
 	name := r.path[len(r.path)-1]
 	r.fields(n, fields{
 		"dirty": func(v *yaml.Node) { c.Dirty = r.truth(v) },
+		"on":    func(v *yaml.Node) { c.On = r.events(v) },
 		"order": func(v *yaml.Node) { c.Explicit = r.oneOf(v, "ancestry", "explicit") == "explicit" },
 		"gate":  func(v *yaml.Node) { c.Gate = r.gate(v) },
 		"keep":  func(v *yaml.Node) { c.Keep = r.keep(v) },

@@ -55,6 +55,7 @@ func (r *reader) validate(f *Family) {
 			r.complain(r.at("channels", name), "%q cannot be a channel: its name becomes a tag", name)
 		}
 	}
+	r.validateEvents(f)
 	if len(f.Channels) == 0 {
 		r.complain(r.at("channels"), "a family needs at least one channel")
 	}

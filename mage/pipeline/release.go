@@ -98,7 +98,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 // known refuses a channel that the family does not have.
 func (p *Pipeline) known(channel string) error {
 	if _, ok := p.Family.Channels[channel]; !ok {
-		return fault.New(fault.Invalid, "releasing", channel, "the family has no such channel")
+		return fault.New(fault.Invalid, "releasing", channel, "%s", p.Family.Meant(channel))
 	}
 	return nil
 }

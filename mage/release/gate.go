@@ -48,7 +48,7 @@ type Gate struct {
 func NewGate(f *family.Family, channel string) (Gate, error) {
 	rules, ok := f.Channels[channel]
 	if !ok {
-		return Gate{}, fault.New(fault.Invalid, "approving", channel, "the family has no such channel")
+		return Gate{}, fault.New(fault.Invalid, "approving", channel, "%s", f.Meant(channel))
 	}
 	return Gate{channel, rules, f.Images}, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 )
 
@@ -21,6 +22,15 @@ const (
 // on is an event of a repository whose default branch is main.
 func on(name, ref string) Event {
 	return Event{Name: name, Ref: ref, Commit: here, Default: "main"}
+}
+
+// ours is a family with the conventional channels, theirs one with others, of which none takes schedules.
+func ours() *family.Family {
+	return &family.Family{Channels: map[string]family.Channel{"dev": {}, "nightly": {}, "prod": {}}}
+}
+
+func theirs() *family.Family {
+	return &family.Family{Channels: map[string]family.Channel{"edge": {On: []family.Event{family.Push}}, "stable": {On: []family.Event{family.Version}}}}
 }
 
 func dispatch(ref string, inputs ...string) Event {
@@ -95,7 +105,7 @@ func TestEveryEventAsksForWhatTheTableSays(t *testing.T) {
 		"no event":               {on("", main), "Refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, err := Decide(c.event)
+			d, err := Decide(c.event, ours())
 			if got := line(d, err); got != c.want {
 				t.Errorf("Decide = %q (%v), want %q", got, err, c.want)
 			}
@@ -111,14 +121,37 @@ func TestEveryEventAsksForWhatTheTableSays(t *testing.T) {
 
 // A version tag moves nothing; what it says instead can be pasted.
 func TestAVersionTagSaysHowItIsReleased(t *testing.T) {
-	d, err := Decide(on("push", "refs/tags/v1.2.3"))
+	d, err := Decide(on("push", "refs/tags/v1.2.3"), ours())
 	if want := "gh workflow run release.yml -f channel=prod -f version=v1.2.3 -f commit=" + here; err != nil || !strings.HasSuffix(d.Why, want) {
 		t.Errorf("Why = %q, %v, want it to end in %q", d.Why, err, want)
 	}
 	for _, tag := range []string{"refs/tags/v1.2.3;id", "refs/tags/v1.2.3$(id)", "refs/tags/latest"} {
-		if d, err := Decide(on("push", tag)); err != nil || strings.Contains(d.Why, "gh workflow") {
+		if d, err := Decide(on("push", tag), ours()); err != nil || strings.Contains(d.Why, "gh workflow") {
 			t.Errorf("%s: %q, %v", tag, d.Why, err)
 		}
+	}
+}
+
+func TestEventsReachTheChannelsThatTheFamilyNames(t *testing.T) {
+	main := "refs/heads/main"
+	for name, c := range map[string]struct {
+		event Event
+		want  string
+	}{
+		"a push":                      {on("push", main), "edge - here publish build"},
+		"a pull request":              {on("pull_request", "refs/pull/7/merge"), "edge - here nothing build"},
+		"a version tag":               {on("push", "refs/tags/v1.2.3"), "stable v1.2.3 here nothing adopt"},
+		"a schedule that none takes":  {on("schedule", main), "Refused"},
+		"a dispatch without a choice": {dispatch(main), "edge - here publish build"},
+		"a version":                   {dispatch(main, "version", "v1.2.3"), "stable v1.2.3 here publish build"},
+		"a version for another":       {dispatch(main, "version", "v1.2.3", "channel", "edge"), "Invalid"},
+		"a choice":                    {dispatch(main, "channel", "stable"), "stable - here publish build"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := line(Decide(c.event, theirs())); got != c.want {
+				t.Errorf("asks for %q, want %q", got, c.want)
+			}
+		})
 	}
 }
 
@@ -148,7 +181,7 @@ func FuzzF4APullRequestPublishesNothing(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name, ref, channel, version, commit string) {
 		e := dispatch(ref, "channel", channel, "version", version, "commit", commit)
 		e.Name = name
-		d, err := Decide(e)
+		d, err := Decide(e, ours())
 		if err != nil || !d.Publish {
 			return
 		}
@@ -272,7 +305,7 @@ func FuzzDecodeEvent(f *testing.F) {
 			t.Errorf("it was read as %+v", e)
 		}
 		if err == nil {
-			_, _ = Decide(e)
+			_, _ = Decide(e, ours())
 		}
 	})
 }
