@@ -163,25 +163,6 @@ func TestAVariableWithoutAValueIsRefusedWithItsPlace(t *testing.T) {
 	}
 }
 
-// TestTheWorkflowsAreThisRepositorysOwn renders them with ContainAI's channels: what is tested there holds
-// for who gets them from here.
-func TestTheWorkflowsAreThisRepositorysOwn(t *testing.T) {
-	ours := workflowValues{Push: "dev", Schedule: "nightly", Version: "prod", Options: "dev, nightly, prod", Branch: "main", Docs: "docs"}
-	for _, name := range workflowFiles() {
-		want, err := os.ReadFile(filepath.Join("../../../.github/workflows", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := render("workflows/"+name, ours)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s (-.github/workflows +template):\n%s", name, diff)
-		}
-	}
-}
-
 func TestTheKnownSystemIsThisRepositorysOwn(t *testing.T) {
 	content, err := os.ReadFile("../../../containai.yaml")
 	if err != nil {
