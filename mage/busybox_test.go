@@ -175,7 +175,7 @@ func (f familyClone) commit(t *testing.T, message string) {
 // again is another clone at the same commit, as on another machine.
 func (f familyClone) again(t *testing.T) familyClone {
 	t.Helper()
-	clone := familyClone{dir: t.TempDir(), binary: f.binary}
+	clone := familyClone{dir: t.TempDir(), binary: f.binary, to: f.to}
 	output(t, "git", "clone", "-q", f.dir, clone.dir)
 	return clone
 }

@@ -19,21 +19,7 @@ func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
 		t.Skip("the embedded BuildKit needs root")
 	}
-	binary := compileMagefile(t)
-	library, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	testscript.Run(t, testscript.Params{
-		Dir: filepath.Join(library, "testdata", "script"),
-		Setup: func(env *testscript.Env) error {
-			return setupFamily(env, library, filepath.Dir(binary))
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":  exits,
-			"commit": commit,
-		},
-	})
+	runScripts(t, tiny(), "../testdata/script")
 }
 
 // compileMagefile compiles the repository's magefile once, as CI does with mage -compile.
@@ -48,11 +34,11 @@ func compileMagefile(t testing.TB) string {
 	return binary
 }
 
-// setupFamily gives a script a git repository with the tiny family, and the caches of the real
-// user, so that tools are built once for all scripts.
-func setupFamily(env *testscript.Env, library, bin string) error {
-	work := filepath.Join(env.WorkDir, "tiny")
-	if err := cloneTiny(library, work); err != nil {
+// setupFamily gives a script a git repository with a family, and the caches of the real user, so that
+// tools are built once for all scripts.
+func setupFamily(env *testscript.Env, library, name, bin string) error {
+	work := filepath.Join(env.WorkDir, name)
+	if err := cloneFamily(library, name, work); err != nil {
 		return err
 	}
 	for name, value := range goEnvironment() {
@@ -66,11 +52,14 @@ func setupFamily(env *testscript.Env, library, bin string) error {
 }
 
 // cloneTiny makes a git repository of the tiny family, with one commit.
-func cloneTiny(library, dir string) error {
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(library, "testdata", "families", "tiny"))); err != nil {
+func cloneTiny(library, dir string) error { return cloneFamily(library, "tiny", dir) }
+
+// cloneFamily makes a git repository of a family of testdata, with one commit.
+func cloneFamily(library, name, dir string) error {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(library, "testdata", "families", name))); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("the tiny family")} {
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, commitArgs("the " + name + " family")} {
 		git := exec.Command("git", args...)
 		git.Dir = dir
 		if out, err := git.CombinedOutput(); err != nil {
@@ -129,5 +118,5 @@ func commit(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func commitArgs(message string) []string {
-	return []string{"-c", "user.name=tiny", "-c", "user.email=tiny@example.com", "commit", "-q", "-m", message}
+	return []string{"-c", "user.name=somebody", "-c", "user.email=somebody@example.com", "commit", "-q", "-m", message}
 }

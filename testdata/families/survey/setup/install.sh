@@ -1,0 +1,3 @@
+#!/bin/sh
+# Says that it is the setup of the survey family: nobody runs it.
+echo "survey setup"
