@@ -49,6 +49,7 @@ func TestF8ABroadWaiverIsRefused(t *testing.T) {
 		"a directory":                      {"{id: private-key, path: usr/share/*, reason: x, expires: 2026-12-31}", "without wildcards"},
 		"no reason":                        {"{id: CVE-1, package: openssl, expires: 2026-12-31}", `"reason" is missing`},
 		"no expiry":                        {"{id: CVE-1, package: openssl, reason: x}", `"expires" is missing`},
+		"an image that is none":            {"{id: CVE-1, image: tinny, package: openssl, reason: x, expires: 2026-12-31}", `is for image "tinny", which is not in the family: did you mean "tiny"?`},
 		"an expiry that is no day":         {"{id: CVE-1, package: openssl, reason: x, expires: never}", "is not a day"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containai/containai/mage/ref"
@@ -56,6 +57,7 @@ func (r *reader) validate(f *Family) {
 		}
 	}
 	r.validateEvents(f)
+	r.validateWaivers(f)
 	if len(f.Channels) == 0 {
 		r.complain(r.at("channels"), "a family needs at least one channel")
 	}
@@ -100,6 +102,19 @@ func (r *reader) refuseCycles(f *Family, names []string) {
 			if steps++; steps > len(names) {
 				r.complain(r.at("images", name), "image %q is its own ancestor", name)
 				break
+			}
+		}
+	}
+}
+
+// validateWaivers: one that is for no image of the family would waive nothing, and nobody would see why.
+func (r *reader) validateWaivers(f *Family) {
+	names := slices.Sorted(maps.Keys(f.Images))
+	for _, channel := range f.ChannelNames() {
+		for _, w := range f.Channels[channel].Gate.Waivers {
+			if _, ok := f.Images[w.Image]; w.Image != "" && !ok {
+				line, _ := strconv.Atoi(strings.TrimPrefix(w.Source, r.file+":"))
+				r.complain(line, "the waiver of %s is for image %q, which is not in the family%s", w.ID, w.Image, suggest(w.Image, names))
 			}
 		}
 	}
