@@ -195,6 +195,11 @@ func next(ctx context.Context, f found, dir string, results []result) []string {
 	if slices.ContainsFunc(results, func(r result) bool { return r.Path == "go.mod" && r.There }) {
 		commands = []string{"go get github.com/containai/containai/mage@" + f.Library, "go get -tool github.com/magefile/mage"}
 	}
+	for _, r := range results {
+		if len(r.Lacks) > 0 {
+			commands = append(commands, `printf '\n%s' `+strings.Join(r.Lacks, " ")+" >> "+r.Path)
+		}
+	}
 	if git(ctx, dir, "rev-parse", "--show-toplevel") == "" {
 		commands = append(commands, "git init -q -b main")
 	}

@@ -259,3 +259,19 @@ func FuzzParseDockerfile(f *testing.F) {
 		}
 	})
 }
+
+// TestTheNextCommandDoesWhatIsLacking where files were there: nothing of it is left to the reader.
+func TestTheNextCommandDoesWhatIsLacking(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ".gitignore"), []byte("bin"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	results := []result{{Path: "go.mod", There: true}, {Path: ".gitignore", There: true, Lacks: []string{"/dist/"}}}
+	want := []string{
+		"go get github.com/containai/containai/mage@v1.2.3", "go get -tool github.com/magefile/mage", `printf '\n%s' /dist/ >> .gitignore`,
+		"git init -q -b main", "git add -A .", "git commit -q -m 'Release as a family'", "go tool mage release:to edge",
+	}
+	if diff := cmp.Diff(want, next(t.Context(), found{Library: "v1.2.3"}, dir, results)); diff != "" {
+		t.Errorf("next (-want +got):\n%s", diff)
+	}
+}

@@ -90,9 +90,6 @@ func say(out io.Writer, results []result) {
 			line += "  (it is there, and stays as it is)"
 		}
 		fmt.Fprintln(out, line)
-		if len(r.Lacks) > 0 {
-			fmt.Fprintf(out, "         add to it: %s\n", strings.Join(r.Lacks, " "))
-		}
 	}
 }
 

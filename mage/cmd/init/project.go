@@ -202,6 +202,7 @@ func (p *project) member(reference, self string, taken map[string]string) string
 	if owner := path.Base(path.Dir(strings.TrimPrefix(p.Repository, "https://github.com/"))); dir != "" && (p.Repository == "" || !strings.EqualFold(path.Base(dir), owner)) {
 		return ""
 	}
+	word = nameOf(word)
 	for _, name := range []string{word, p.Family + "-" + word} {
 		if _, ok := taken[name]; ok && name != self {
 			return name

@@ -16,4 +16,4 @@ target "<<.Name>>" {
 <<- end>>
   }
 }
-<<- end>>
+<<end ->>
