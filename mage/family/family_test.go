@@ -197,3 +197,13 @@ func ExampleParse() {
 	fmt.Println(strings.Split(err.Error(), "\n")[0])
 	// Output: reading containai.yaml: containai.yaml:1: field "name" is missing
 }
+
+func ExampleFamily_On() {
+	f, err := family.Parse("containai.yaml", []byte(small))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%v stand on the operating system; a push reaches %q, a version %q\n", f.Roots(), f.On(family.Push), f.On(family.Version))
+	// Output: [tiny-base] stand on the operating system; a push reaches "dev", a version ""
+}
