@@ -27,7 +27,7 @@ import (
 // tiny; a family that shares no word with it says its own in their place.
 type kin struct {
 	name    string
-	binary  func(*testing.T) string // the magefile that imports the library
+	binary  func(testing.TB) string // the magefile that imports the library
 	release []string                // the command that releases to the channel that a push reaches
 	words   [][2]string             // what tiny says, as a regular expression, and what it says itself
 }
@@ -57,7 +57,7 @@ func (k kin) clone(t *testing.T) familyClone {
 }
 
 // compileSurvey compiles the family's own magefile as a module of its own, which requires the library.
-func compileSurvey(t *testing.T) string {
+func compileSurvey(t testing.TB) string {
 	t.Helper()
 	library, err := filepath.Abs("..")
 	if err != nil {
