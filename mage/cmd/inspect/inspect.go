@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/anchore/syft/syft"
 	"github.com/anchore/syft/syft/cataloging"
@@ -31,7 +32,18 @@ type target struct {
 	layers    []digest.Digest
 	documents map[string][]byte
 	created   int64 // Unix seconds that its SBOM states
-	bom       func(ctx context.Context) (bom, error)
+	bom       func(ctx context.Context, licensed licensed) (bom, error)
+}
+
+// licensed returns a context that holds Syft's license scanner. Building that costs a second, as much as
+// cataloging a small image: it is built once, and only if a catalog is.
+type licensed func() (context.Context, error)
+
+func newLicensed(ctx context.Context) licensed {
+	return sync.OnceValues(func() (context.Context, error) {
+		ctx, err := syft.SetContextLicenseScanner(ctx, cataloging.DefaultLicenseConfig())
+		return ctx, fault.Wrap(err, fault.Refused, "starting", "Syft")
+	})
 }
 
 func results(job inspect.Job) inspect.Results {
@@ -63,16 +75,13 @@ func inspectAll(ctx context.Context, job inspect.Job, tools map[string]string, e
 		}
 		reports[i].Tools = tools
 	}
-	// Building the license scanner costs a second, as much as cataloging a small image.
-	if ctx, err = syft.SetContextLicenseScanner(ctx, cataloging.DefaultLicenseConfig()); err != nil {
-		return fault.Wrap(err, fault.Refused, "starting", "Syft")
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel(job))
+	licensed := newLicensed(ctx)
 	for i, t := range targets {
 		group.Go(func() error {
 			done := events.cell(t.cell)
-			if err := finish(ctx, job, t, detections[i], reports[i], events); err != nil {
+			if err := finish(ctx, job, t, licensed, detections[i], reports[i], events); err != nil {
 				return err
 			}
 			done()
@@ -94,8 +103,8 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 	config := newCatalogers(splitClassifiers())
 	for _, img := range images {
 		t := target{cell: img.cell.Cell, digest: img.cell.Digest, documents: img.documents, created: cmp.Or(img.created, job.Epoch)}
-		t.bom = func(ctx context.Context) (bom, error) {
-			return imageBOM(ctx, job.Layout, img, known, t.created, config)
+		t.bom = func(ctx context.Context, licensed licensed) (bom, error) {
+			return imageBOM(ctx, job, img, known, t.created, config, licensed)
 		}
 		for _, layer := range img.manifest.Layers {
 			t.layers = append(t.layers, layer.Digest)
@@ -112,7 +121,9 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 			return nil, nil, err
 		}
 		t := target{cell: d.Cell(), digest: tree.digest, layers: []digest.Digest{tree.digest}, created: job.Epoch}
-		t.bom = func(ctx context.Context) (bom, error) { return directoryBOM(ctx, job, d, tree.digest) }
+		t.bom = func(ctx context.Context, licensed licensed) (bom, error) {
+			return directoryBOM(ctx, job, d, tree.digest, licensed)
+		}
 		targets, blobs = append(targets, t), append(blobs, tree)
 	}
 	return targets, blobs, nil
@@ -178,9 +189,9 @@ func scan(ctx context.Context, t target, found *layers, db database, scanner sec
 }
 
 // finish makes the SBOM of a target, compares it with what Trivy saw and writes the evidence.
-func finish(ctx context.Context, job inspect.Job, t target, seen detection, report evidence.Report, events *eventWriter) error {
+func finish(ctx context.Context, job inspect.Job, t target, licensed licensed, seen detection, report evidence.Report, events *eventWriter) error {
 	checked := events.check(t, inspect.CheckSBOM)
-	made, cached, err := t.catalog(ctx, job, report.Tools[inspect.ToolSyft])
+	made, cached, err := t.catalog(ctx, job, licensed, report.Tools[inspect.ToolSyft])
 	if err != nil {
 		return err
 	}

@@ -4,12 +4,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/CycloneDX/cyclonedx-go"
@@ -24,6 +26,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	_ "modernc.org/sqlite" // Syft reads the RPM database through database/sql
 
 	"github.com/containai/containai/mage/evidence"
@@ -42,12 +46,12 @@ type bom struct {
 
 // catalog makes the SBOM of a target, or takes the one that was made before of the same digest. It
 // states when the image was made, not when it was looked at, so that it is the same in every release.
-func (t target) catalog(ctx context.Context, job inspect.Job, version string) (made bom, cached bool, err error) {
+func (t target) catalog(ctx context.Context, job inspect.Job, licensed licensed, version string) (made bom, cached bool, err error) {
 	key := fmt.Sprintf("sbom syft-%s-%s %s %s %d", version, inspect.Revision, t.cell, t.digest, t.created)
 	if content, there := results(job).Load(key); there && json.Unmarshal(content, &made) == nil {
 		return made, true, nil
 	}
-	if made, err = t.bom(ctx); err != nil {
+	if made, err = t.bom(ctx, licensed); err != nil {
 		return bom{}, false, err
 	}
 	content, err := json.Marshal(made)
@@ -59,14 +63,17 @@ func (t target) catalog(ctx context.Context, job inspect.Job, version string) (m
 
 // imageBOM catalogs the packages of an image, over layers that were unpacked for all scanners. The
 // content of a layer must be what the image's configuration says it is: an engine would refuse another.
-func imageBOM(ctx context.Context, dir string, img image, layers map[digest.Digest]*blobLayer, created int64, config *syft.CreateSBOMConfig) (bom, error) {
+func imageBOM(ctx context.Context, job inspect.Job, img image, layers map[digest.Digest]*blobLayer, created int64, config *syft.CreateSBOMConfig, licensed licensed) (bom, error) {
+	if err := prepare(job, img, layers, licensed); err != nil {
+		return bom{}, err
+	}
 	view, err := os.MkdirTemp("", "view-")
 	if err != nil {
 		return bom{}, err
 	}
 	defer os.RemoveAll(view)
 	content := filepath.Join(view, "content")
-	if err := errors.Join(newView(dir, view, img.cell), os.Mkdir(content, 0o700)); err != nil {
+	if err := errors.Join(newView(job.Layout, view, img.cell), os.Mkdir(content, 0o700)); err != nil {
 		return bom{}, err
 	}
 	for i, layer := range img.manifest.Layers {
@@ -87,7 +94,21 @@ func imageBOM(ctx context.Context, dir string, img image, layers map[digest.Dige
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", img.cell.String())
 	}
-	return catalog(ctx, created, src, img.cell.Cell, img.cell.Digest, config)
+	return catalog(licensed, created, src, img.cell.Cell, img.cell.Digest, config)
+}
+
+// prepare makes what a catalog needs, several things at a time: where the top of an image alone is new, its
+// other layers were not unpacked for anybody else, and to unpack them is most of the work. The largest
+// comes first, so that none is left alone at the end.
+func prepare(job inspect.Job, img image, layers map[digest.Digest]*blobLayer, licensed licensed) error {
+	bySize := slices.SortedStableFunc(slices.Values(img.manifest.Layers), func(a, b ocispec.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
+	var group errgroup.Group
+	group.SetLimit(parallel(job))
+	for _, layer := range bySize {
+		group.Go(func() error { _, err := layers[layer.Digest].plain(); return err })
+	}
+	group.Go(func() error { _, err := licensed(); return err })
+	return group.Wait()
 }
 
 // openView opens the one image of a layout as Syft's own provider does (stereoscope, pkg/image/oci), which
@@ -115,7 +136,7 @@ func openView(ctx context.Context, view, content string, cell inspect.Cell) (sou
 }
 
 // directoryBOM catalogs the packages that the files of a directory declare.
-func directoryBOM(ctx context.Context, job inspect.Job, d inspect.Directory, tree digest.Digest) (bom, error) {
+func directoryBOM(ctx context.Context, job inspect.Job, d inspect.Directory, tree digest.Digest, licensed licensed) (bom, error) {
 	// Naming the one source matters: with several, Syft ends by pulling from registries.
 	config := syft.DefaultGetSourceConfig().WithSources("local-directory").WithBasePath(d.Path).
 		WithAlias(source.Alias{Name: d.Name, Version: tree.String()})
@@ -123,11 +144,15 @@ func directoryBOM(ctx context.Context, job inspect.Job, d inspect.Directory, tre
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "opening for Syft", d.Name)
 	}
-	return catalog(ctx, job.Epoch, src, d.Cell(), tree, syft.DefaultCreateSBOMConfig().WithoutFiles())
+	return catalog(licensed, job.Epoch, src, d.Cell(), tree, syft.DefaultCreateSBOMConfig().WithoutFiles())
 }
 
-func catalog(ctx context.Context, created int64, src source.Source, cell evidence.Cell, subject digest.Digest, config *syft.CreateSBOMConfig) (bom, error) {
+func catalog(licensed licensed, created int64, src source.Source, cell evidence.Cell, subject digest.Digest, config *syft.CreateSBOMConfig) (bom, error) {
 	defer src.Close()
+	ctx, err := licensed()
+	if err != nil {
+		return bom{}, err
+	}
 	found, err := syft.CreateSBOM(ctx, src, config)
 	if err != nil {
 		return bom{}, fault.Wrap(err, fault.Refused, "cataloging", cell.String())
