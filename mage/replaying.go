@@ -203,7 +203,7 @@ func differences(attested, again evidence.Report) []string {
 			out = append(out, fmt.Sprintf("%s: %v, attested %v", name, is, was))
 		}
 	}
-	for _, tool := range []string{inspect.ToolSyft, inspect.ToolTrivy, inspect.ToolInspect} {
+	for _, tool := range []string{inspect.ToolSyft, inspect.ToolTrivy, inspect.ToolModules, inspect.ToolInspect} {
 		line(tool, attested.Tools[tool], again.Tools[tool])
 	}
 	line("database", attested.Database, again.Database)

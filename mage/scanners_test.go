@@ -157,6 +157,11 @@ func view(tb testing.TB, layout string, cell inspect.Cell) string {
 // peers runs Syft's and Trivy's own programs as people script them, offline.
 type peers struct{ bin, cache string }
 
+// secretConfig asks of Trivy what the worker asks: its rules without the exceptions that it comes with.
+const secretConfig = `skip-patterns: []
+disable-allow-rules: [dist-info, tests, examples, vendor, usr-dirs, locale-dir, markdown, node.js, golang, python, rubygems, wordpress, anaconda-log]
+`
+
 // newPeers gives Trivy a database where it looks for one.
 func newPeers(tb testing.TB, db string) peers {
 	tb.Helper()
@@ -164,8 +169,13 @@ func newPeers(tb testing.TB, db string) peers {
 	if err := os.CopyFS(filepath.Join(p.cache, "db"), os.DirFS(db)); err != nil {
 		tb.Fatal(err)
 	}
+	if err := os.WriteFile(p.secretConfig(), []byte(secretConfig), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	return p
 }
+
+func (p peers) secretConfig() string { return filepath.Join(p.cache, "peers-secrets.yaml") }
 
 func (p peers) syft(tb testing.TB, view string) []byte {
 	tb.Helper()
@@ -175,7 +185,7 @@ func (p peers) syft(tb testing.TB, view string) []byte {
 func (p peers) trivy(tb testing.TB, view string) []byte {
 	tb.Helper()
 	return p.run(tb, "trivy", "image", "--input", view, "--scanners", "vuln,secret", "--offline-scan", "--skip-db-update",
-		"--skip-java-db-update", "--skip-version-check", "--cache-dir", p.cache, "--format", "json", "-q")
+		"--skip-java-db-update", "--skip-version-check", "--cache-dir", p.cache, "--secret-config", p.secretConfig(), "--format", "json", "-q")
 }
 
 func (p peers) run(tb testing.TB, name string, args ...string) []byte {
@@ -244,6 +254,9 @@ func TestSyftAndTrivyAgreeWithTheWorkerOnTheRealImages(t *testing.T) {
 		compare(differences, cell.Image, reported(reports[i]), found)
 		if cell.Image == "planted" && !found["secret aws-access-key-id in opt/removed.env"] {
 			t.Errorf("Trivy does not find the secret that a later layer removes: %v", found)
+		}
+		if cell.Image == "planted" && !found["secret aws-access-key-id in usr/share/doc/example/README.md"] {
+			t.Errorf("Trivy does not find the secret where it makes an exception otherwise: %v", found)
 		}
 	}
 	want := map[string]bool{}
@@ -333,11 +346,11 @@ func linked(tb testing.TB, from string) string {
 	return dir
 }
 
-// plant makes an image of another by two layers: one with two secrets, and one that removes one of them.
+// plant makes an image of another by two layers: one with three secrets, and one that removes one of them.
 func plant(t *testing.T, layout string, on inspect.Cell) inspect.Cell {
 	t.Helper()
 	key := "AWS_ACCESS_KEY_ID=" + "AKIA" + "2OGYBAH6STMMNXWQ" + "\n"
-	first := addLayer(t, layout, on, "planted", map[string]string{"opt/kept.env": key, "opt/removed.env": key})
+	first := addLayer(t, layout, on, "planted", map[string]string{"opt/kept.env": key, "opt/removed.env": key, "usr/share/doc/example/README.md": key})
 	return addLayer(t, layout, first, "planted", map[string]string{"opt/.wh.removed.env": ""})
 }
 

@@ -4,10 +4,11 @@ package main
 
 import (
 	"bufio"
-	"fmt"
+	"cmp"
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,11 +31,31 @@ type blobLayer struct {
 	path      string
 	digest    digest.Digest
 	mediaType string
+	room      *room
 	events    *eventWriter
 	plain     func() (unpacked, error)
 
 	opened bool // its result was not there
 	took   time.Duration
+}
+
+// room is the disk that is left for all layers of a job.
+type room struct {
+	limit int64
+	taken atomic.Int64
+}
+
+func newRoom(job inspect.Job) *room {
+	return &room{limit: cmp.Or(job.Unpacked, inspect.MaxUnpacked)}
+}
+
+// Write takes room for what is about to be written.
+func (r *room) Write(p []byte) (int, error) {
+	if r.taken.Add(int64(len(p))) > r.limit {
+		return 0, fault.New(fault.Refused, "making room for", "layers", "with this one, those of the family unpack to more than %d bytes", r.limit).
+			WithHint("make the layer smaller, or inspect fewer platforms at a time: CONTAINAI_PLATFORMS")
+	}
+	return len(p), nil
 }
 
 // unpacked is the content of a layer as a tar, and its digest.
@@ -43,8 +64,8 @@ type unpacked struct {
 	digest digest.Digest
 }
 
-func newBlobLayer(path string, d digest.Digest, mediaType string, events *eventWriter) *blobLayer {
-	b := &blobLayer{path: path, digest: d, mediaType: mediaType, events: events}
+func newBlobLayer(path string, d digest.Digest, mediaType string, room *room, events *eventWriter) *blobLayer {
+	b := &blobLayer{path: path, digest: d, mediaType: mediaType, room: room, events: events}
 	b.plain = sync.OnceValues(b.unpack)
 	return b
 }
@@ -108,9 +129,10 @@ func (b *blobLayer) unpack() (unpacked, error) {
 		return unpacked{}, err
 	}
 	defer file.Close()
-	size, err := io.Copy(io.MultiWriter(file, hash.Hash()), io.LimitReader(content, maxLayer+1))
+	size, err := io.Copy(io.MultiWriter(b.room, file, hash.Hash()), io.LimitReader(content, maxLayer+1))
 	if err == nil && size > maxLayer {
-		err = fmt.Errorf("it unpacks to more than %d bytes", int64(maxLayer))
+		err = fault.New(fault.Refused, "reading", "its content", "it unpacks to more than %d bytes", int64(maxLayer)).
+			WithHint("make it several layers, or leave out of it what does not belong into an image")
 	}
 	return unpacked{file.Name(), hash.Digest()}, fault.Wrap(err, fault.Refused, "unpacking", b.digest.String())
 }

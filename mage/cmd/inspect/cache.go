@@ -14,10 +14,19 @@ import (
 )
 
 // layerCache is Trivy's cache of what it found in each layer, over our results. Trivy's keys name the
-// layer and the analysers' versions; rules adds the version of what they know, which Trivy's do not.
+// layer and the analysers' versions; rules adds the versions of what they know, which Trivy's do not.
+// Neither names how a layer was unpacked, and the same bytes can be an archive in two ways with other
+// content in each: what was found tells how it was read, and counts for a layer that is read so.
 type layerCache struct {
 	results inspect.Results
 	rules   string
+	read    map[string]string // packing of this job's layers, by digest
+}
+
+// layerResult is what the cache keeps of a layer.
+type layerResult struct {
+	Read  string
+	Found trivy.BlobInfo
 }
 
 func (c layerCache) key(blob string) string { return fmt.Sprintf("layer %s %s", c.rules, blob) }
@@ -33,19 +42,20 @@ func (c layerCache) MissingBlobs(ctx context.Context, _ string, blobs []string) 
 }
 
 func (c layerCache) PutBlob(_ context.Context, blob string, found trivy.BlobInfo) error {
-	content, err := json.Marshal(found)
+	content, err := json.Marshal(layerResult{c.read[found.DiffID], found})
 	if err != nil {
 		return err
 	}
 	return c.results.Store(c.key(blob), content)
 }
 
-func (c layerCache) GetBlob(_ context.Context, blob string) (found trivy.BlobInfo, err error) {
+func (c layerCache) GetBlob(_ context.Context, blob string) (trivy.BlobInfo, error) {
+	var kept layerResult
 	content, there := c.results.Load(c.key(blob))
-	if !there {
-		return found, fault.New(fault.Refused, "looking for", blob, "there is no result")
+	if !there || json.Unmarshal(content, &kept) != nil || kept.Read != c.read[kept.Found.DiffID] {
+		return trivy.BlobInfo{}, fault.New(fault.Refused, "looking for", blob, "there is no result")
 	}
-	return found, json.Unmarshal(content, &found)
+	return kept.Found, nil
 }
 
 // An image's own result is empty: its configuration is scanned elsewhere, every string of it.

@@ -61,14 +61,14 @@ func inspectAll(ctx context.Context, job inspect.Job, tools map[string]string, e
 	if err != nil {
 		return err
 	}
-	found, err := analyseLayers(ctx, job, tools[inspect.ToolTrivy], blobs)
+	scanner := newSecretScanner()
+	found, err := analyseLayers(ctx, job, tools[inspect.ToolModules], blobs, scanner)
 	if err != nil {
 		return err
 	}
 
 	reports := make([]evidence.Report, len(targets))
 	detections := make([]detection, len(targets))
-	scanner := secret.NewScanner(nil)
 	for i, t := range targets {
 		if reports[i], detections[i], err = scan(ctx, t, found, db, scanner, events); err != nil {
 			return fault.Wrap(err, fault.Refused, "scanning", t.cell.String())
@@ -99,6 +99,7 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 	}
 	var targets []target
 	var blobs []*blobLayer
+	room := newRoom(job)
 	known := map[digest.Digest]*blobLayer{}
 	config := newCatalogers(splitClassifiers())
 	for _, img := range images {
@@ -109,14 +110,14 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 		for _, layer := range img.manifest.Layers {
 			t.layers = append(t.layers, layer.Digest)
 			if known[layer.Digest] == nil {
-				known[layer.Digest] = newBlobLayer(blobStore(job.Layout).path(layer.Digest), layer.Digest, layer.MediaType, events)
+				known[layer.Digest] = newBlobLayer(blobStore(job.Layout).path(layer.Digest), layer.Digest, layer.MediaType, room, events)
 				blobs = append(blobs, known[layer.Digest])
 			}
 		}
 		targets = append(targets, t)
 	}
 	for _, d := range job.Directories {
-		tree, err := packDirectory(d, events)
+		tree, err := packDirectory(d, room, events)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -130,17 +131,17 @@ func openTargets(ctx context.Context, job inspect.Job, events *eventWriter) ([]t
 }
 
 // packDirectory makes a directory a layer, so that it is scanned like one.
-func packDirectory(d inspect.Directory, events *eventWriter) (*blobLayer, error) {
+func packDirectory(d inspect.Directory, room *room, events *eventWriter) (*blobLayer, error) {
 	file, err := os.CreateTemp("", "tree-*.tar")
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	hash := digest.SHA256.Digester()
-	if err := inspect.PackTree(io.MultiWriter(file, hash.Hash()), d.Path); err != nil {
+	if err := inspect.PackTree(io.MultiWriter(room, file, hash.Hash()), d.Path); err != nil {
 		return nil, err
 	}
-	return newBlobLayer(file.Name(), hash.Digest(), ocispec.MediaTypeImageLayer, events), file.Close()
+	return newBlobLayer(file.Name(), hash.Digest(), ocispec.MediaTypeImageLayer, room, events), file.Close()
 }
 
 // scan collects what Trivy says about a target.
@@ -191,7 +192,7 @@ func scan(ctx context.Context, t target, found *layers, db database, scanner sec
 // finish makes the SBOM of a target, compares it with what Trivy saw and writes the evidence.
 func finish(ctx context.Context, job inspect.Job, t target, licensed licensed, seen detection, report evidence.Report, events *eventWriter) error {
 	checked := events.check(t, inspect.CheckSBOM)
-	made, cached, err := t.catalog(ctx, job, licensed, report.Tools[inspect.ToolSyft])
+	made, cached, err := t.catalog(ctx, job, licensed, report.Tools[inspect.ToolModules])
 	if err != nil {
 		return err
 	}

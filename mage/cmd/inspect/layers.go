@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
+	secretanalyzer "github.com/aquasecurity/trivy/pkg/fanal/analyzer/secret"
 	"github.com/aquasecurity/trivy/pkg/fanal/artifact"
 	trivyimage "github.com/aquasecurity/trivy/pkg/fanal/artifact/image"
+	"github.com/aquasecurity/trivy/pkg/fanal/secret"
 	trivy "github.com/aquasecurity/trivy/pkg/fanal/types"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -33,16 +35,20 @@ type layers struct {
 // (guessBaseLayers), and caches that. Layers are named by the digest of the blob that was
 // checked, not by the diff id that a configuration claims, so that no image can pass off its
 // layer as one that was scanned before.
-func analyseLayers(ctx context.Context, job inspect.Job, version string, blobs []*blobLayer) (*layers, error) {
+func analyseLayers(ctx context.Context, job inspect.Job, modules string, blobs []*blobLayer, scanner secret.Scanner) (*layers, error) {
 	family := &layersImage{Image: empty.Image, layers: map[v1.Hash]*blobLayer{}}
+	cache := layerCache{results: results(job), rules: modules + " " + inspect.Revision, read: map[string]string{}}
 	for _, blob := range blobs {
 		if hash := blob.hash(); family.layers[hash] == nil {
 			family.layers[hash] = blob
 			family.order = append(family.order, hash)
+			cache.read[blob.digest.String()] = packing(blob.mediaType)
 		}
 	}
-	rules := "trivy-" + version + "-" + inspect.Revision
-	found := &layers{cache: layerCache{results(job), rules}, keys: map[digest.Digest]string{}, blobs: family.layers}
+	found := &layers{cache: cache, keys: map[digest.Digest]string{}, blobs: family.layers}
+	// Trivy keeps its analysers in a global: ours takes the place of the one that has exceptions.
+	analyzer.DeregisterAnalyzer(analyzer.TypeSecret)
+	analyzer.RegisterAnalyzer(secretanalyzer.NewSecretAnalyzer(scanner, ""))
 	return found, found.analyse(ctx, job, family)
 }
 

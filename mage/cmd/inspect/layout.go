@@ -30,6 +30,17 @@ func layerTypes() []string {
 	}
 }
 
+// packing is how a layer is unpacked: several media types may say the same.
+func packing(mediaType string) string {
+	switch mediaType {
+	case ocispec.MediaTypeImageLayer:
+		return "tar"
+	case ocispec.MediaTypeImageLayerZstd:
+		return "zstd"
+	}
+	return "gzip"
+}
+
 // image is a cell whose every blob was read and has the digest its parent states.
 type image struct {
 	cell      inspect.Cell
@@ -57,6 +68,9 @@ func openImages(ctx context.Context, job inspect.Job) ([]image, error) {
 		for _, layer := range img.manifest.Layers {
 			if known, ok := blobs[layer.Digest]; ok && known.Size != layer.Size {
 				return nil, fault.New(fault.Forged, "opening", cell.String(), "layer %s has %d bytes here and %d elsewhere", layer.Digest, layer.Size, known.Size)
+			}
+			if known, ok := blobs[layer.Digest]; ok && packing(known.MediaType) != packing(layer.MediaType) {
+				return nil, fault.New(fault.Forged, "opening", cell.String(), "layer %s is %q here and %q elsewhere", layer.Digest, layer.MediaType, known.MediaType)
 			}
 			blobs[layer.Digest] = layer
 		}

@@ -76,6 +76,7 @@ func tools(job inspect.Job) map[string]string {
 	if !ok {
 		return versions
 	}
+	versions[inspect.ToolModules] = inspect.Modules(info)
 	for _, dep := range info.Deps {
 		switch dep.Path {
 		case "github.com/anchore/syft":

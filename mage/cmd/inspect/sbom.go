@@ -46,8 +46,8 @@ type bom struct {
 
 // catalog makes the SBOM of a target, or takes the one that was made before of the same digest. It
 // states when the image was made, not when it was looked at, so that it is the same in every release.
-func (t target) catalog(ctx context.Context, job inspect.Job, licensed licensed, version string) (made bom, cached bool, err error) {
-	key := fmt.Sprintf("sbom syft-%s-%s %s %s %d", version, inspect.Revision, t.cell, t.digest, t.created)
+func (t target) catalog(ctx context.Context, job inspect.Job, licensed licensed, modules string) (made bom, cached bool, err error) {
+	key := fmt.Sprintf("sbom %s %s %s %s %d", modules, inspect.Revision, t.cell, t.digest, t.created)
 	if content, there := results(job).Load(key); there && json.Unmarshal(content, &made) == nil {
 		return made, true, nil
 	}

@@ -22,13 +22,13 @@ func truth() (expected, evidence.Report, string) {
 	want := expected{
 		cell:     evidence.Cell{Image: "app", Platform: "linux/amd64"},
 		digest:   subject,
-		tools:    map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision},
+		tools:    map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolModules: "sha256:m"},
 		database: Database{Dir: "db", Digest: digest.FromString("database"), Made: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)},
 	}
 	bom := fmt.Sprintf(`{"bomFormat":"CycloneDX","serialNumber":%q,"metadata":{"component":{"version":%q}},"components":[{"type":"library"},{"type":"operating-system"}]}`, SerialNumber(subject), subject)
 	report := evidence.Report{
 		Cell: want.cell, Digest: subject,
-		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolIsolation: Isolated, ToolView: ReadOnly, ToolPrivileges: Unprivileged, ToolLimits: Limits(maxMemory)},
+		Tools:   map[string]string{ToolSyft: "v1", ToolTrivy: "v2", ToolInspect: Revision, ToolModules: "sha256:m", ToolIsolation: Isolated, ToolView: ReadOnly, ToolPrivileges: Unprivileged, ToolLimits: Limits(maxMemory)},
 		Secrets: evidence.Scanned, Vulnerabilities: evidence.Scanned, Database: want.database.String(), DatabaseDigest: want.database.Digest,
 		Packages: 1, SBOM: digest.FromString(bom), Smoke: []evidence.SmokeResult{},
 		Layers:   []evidence.Layer{{Digest: digest.FromString("layer")}},
@@ -71,6 +71,8 @@ func TestF7LyingWorkerIsRefused(t *testing.T) {
 		{"about no digest", func(r *evidence.Report, _ *string) { r.Digest = "" }},
 		{"without tools", func(r *evidence.Report, _ *string) { r.Tools = nil }},
 		{"of another Trivy", func(r *evidence.Report, _ *string) { r.Tools[ToolTrivy] = "v1" }},
+		{"of the same Trivy over other modules", func(r *evidence.Report, _ *string) { r.Tools[ToolModules] = "sha256:n" }},
+		{"silent about its modules", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolModules) }},
 		{"of an older revision", func(r *evidence.Report, _ *string) { r.Tools[ToolInspect] = "0" }},
 		{"silent about isolation", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolIsolation) }},
 		{"silent about what it could write", func(r *evidence.Report, _ *string) { delete(r.Tools, ToolView) }},

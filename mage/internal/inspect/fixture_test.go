@@ -162,6 +162,9 @@ func (r recipe) build(t *testing.T, store graph.Store) inspect.Cell {
 		}
 		if packed := r.packed[i]; packed != nil {
 			content = packed
+			if mediaType == ocispec.MediaTypeImageLayer { // as it is
+				config.RootFS.DiffIDs[i] = digest.FromBytes(packed)
+			}
 		}
 		manifest.Layers = append(manifest.Layers, push(t, store, mediaType, content))
 	}

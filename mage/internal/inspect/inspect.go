@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"debug/buildinfo"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
@@ -203,7 +206,7 @@ func linkedTools(worker string) (map[string]string, error) {
 	if err != nil {
 		return nil, fault.New(fault.Environment, "reading scanner worker", worker, "%w", err).WithHint("build it with `%s`", BuildCommand)
 	}
-	tools := map[string]string{ToolInspect: Revision}
+	tools := map[string]string{ToolInspect: Revision, ToolModules: Modules(info)}
 	for _, dep := range info.Deps {
 		switch dep.Path {
 		case syftModule:
@@ -216,6 +219,21 @@ func linkedTools(worker string) (map[string]string, error) {
 		return nil, fault.New(fault.Environment, "reading scanner worker", worker, "no scanners are linked into it").WithHint("build it with `%s`", BuildCommand)
 	}
 	return tools, nil
+}
+
+// Modules is a digest of all that a program was built of but its own module: Go's version, and version and
+// content of each module linked into it. What Syft or Trivy find depends on modules below them, too.
+func Modules(info *buildinfo.BuildInfo) string {
+	hash := digest.SHA256.Digester()
+	fmt.Fprintln(hash.Hash(), info.GoVersion)
+	for _, dep := range info.Deps {
+		linked := dep
+		if dep.Replace != nil {
+			linked = dep.Replace
+		}
+		fmt.Fprintln(hash.Hash(), dep.Path, dep.Version, linked.Path, linked.Version, linked.Sum)
+	}
+	return hash.Digest().String()
 }
 
 // BuildCommand builds the worker in this module.

@@ -27,13 +27,14 @@ import (
 // Revision is the version of what our own code adds to the scanners: which layers, configuration
 // strings and trees are scanned, and how findings are written. Raise it when old reports must not
 // be taken for new ones.
-const Revision = "6"
+const Revision = "7"
 
 // The names of what a report says about how it was made: keys of evidence.Report.Tools.
 const (
 	ToolSyft       = "syft"       // version of the linked module
 	ToolTrivy      = "trivy"      // version of the linked module
 	ToolInspect    = "inspect"    // Revision
+	ToolModules    = "modules"    // Modules
 	ToolIsolation  = "isolation"  // Isolated, or "none: " and the reason
 	ToolView       = "view"       // ReadOnly, or "none: " and the reason
 	ToolPrivileges = "privileges" // Unprivileged, or "none: " and what it could do
@@ -64,6 +65,8 @@ const (
 	MaxReport = 32 << 20 // bytes of scan.json
 	MaxSBOM   = 64 << 20 // bytes of sbom.cdx.json
 	maxEvent  = 1 << 20  // bytes of one event line
+
+	MaxUnpacked = 32 << 30 // bytes that all layers of a job may take unpacked: they lie on the disk until it ends
 )
 
 // Cell is one image on one platform and the platform manifest that is to be scanned.
@@ -102,6 +105,7 @@ type Job struct {
 	Now         time.Time     `json:"now"`                 // what the age of the database is measured against
 	MaxAge      time.Duration `json:"maxAge,omitempty"`    // oldest acceptable database; zero accepts any
 	Parallel    int           `json:"parallel,omitempty"`  // targets scanned at once; zero means one per processor
+	Unpacked    int64         `json:"unpacked,omitempty"`  // bytes that all layers may take unpacked; zero means MaxUnpacked
 	Cache       string        `json:"cache"`               // results by layer
 	Database    Database      `json:"database,omitzero"`   // zero means there is none
 	Isolation   string        `json:"isolation,omitempty"` // why there is no network namespace

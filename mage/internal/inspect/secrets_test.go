@@ -86,6 +86,25 @@ func TestF3SecretsInEveryLayer(t *testing.T) {
 			want:  []string{"aws-access-key-id root/.aws/credentials:1"}, layer: []int{3},
 		},
 		{
+			// Trivy comes with exceptions for all of these; whoever plants a secret knows them, too.
+			name: "a key is found where Trivy's own exceptions would leave it out",
+			image: recipe{layers: [][]file{debian(), {
+				{"app/.git/config", "key = " + awsKey() + "\n"},
+				{"app/node_modules/x/index.js", "key = " + awsKey() + "\n"},
+				{"app/test/y.env", "key = " + awsKey() + "\n"},
+				{"opt/README.md", "key = " + awsKey() + "\n"},
+				{"opt/example.env", "this is no example: " + awsKey() + "\n"},
+				{"opt/logo.png", "key = " + awsKey() + "\n"},
+				{"opt/package-lock.json", "key = " + awsKey() + "\n"},
+				{"usr/share/doc/x", "key = " + awsKey() + "\n"},
+			}}},
+			want: []string{
+				"aws-access-key-id app/.git/config:1", "aws-access-key-id app/node_modules/x/index.js:1", "aws-access-key-id app/test/y.env:1",
+				"aws-access-key-id opt/README.md:1", "aws-access-key-id opt/example.env:1", "aws-access-key-id opt/logo.png:1",
+				"aws-access-key-id opt/package-lock.json:1", "aws-access-key-id usr/share/doc/x:1",
+			}, layer: []int{1},
+		},
+		{
 			// What no search file by file can find: no single file holds the secret.
 			name:  "a key split over two files of two layers is NOT found",
 			image: recipe{layers: [][]file{debian(), {{"a", half(0)}}, {{"b", half(1)}}}},

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +107,90 @@ func TestF7AnImageLargerThanTheCapIsRefused(t *testing.T) {
 	}
 	if _, err := os.Stat(run.job.Dir(cells[0].Cell)); err == nil {
 		t.Error("evidence was written")
+	}
+}
+
+// TestF7LayersThatFillTheDiskAreRefused: each may be small enough, and all together too much.
+func TestF7LayersThatFillTheDiskAreRefused(t *testing.T) {
+	large := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
+	layout, cells := newLayout(t, recipe{name: "app", layers: [][]file{debian(), {{"a", large}}, {{"b", large}}}})
+	run := newInspection(t, layout, cells...)
+	run.job.Unpacked = 3 << 20
+	run.mustRun(t)
+
+	run = newInspection(t, layout, cells...)
+	run.job.Unpacked, run.job.Parallel = 2<<20, 1
+	_, err := run.run(t)
+	last := readManifest(t, layout, cells[0]).Layers[2].Digest.String()
+	if !errors.Is(err, fault.Refused) || !strings.Contains(err.Error(), last) || !strings.Contains(err.Error(), "more than 2097152 bytes (make the layer smaller") {
+		t.Errorf("got %v, want a refusal of layer %s that says what to do", err, last)
+	}
+}
+
+// TestALayerThatIsReadInAnotherWayIsScannedAgain: the same bytes can be a tar archive and a gzip file,
+// with a secret in one of them. What was found under one media type says nothing of another.
+func TestALayerThatIsReadInAnotherWayIsScannedAgain(t *testing.T) {
+	hidden := []file{{"root/.aws/credentials", "key = " + awsKey() + "\n"}}
+	both := twoArchives(t, []file{{"clean", "hello hello hello"}}, hidden)
+	as := func(name, mediaType string) recipe {
+		return recipe{name: name, mediaType: mediaType, layers: [][]file{hidden}, packed: map[int][]byte{0: both}}
+	}
+	plain, packed := as("app", ocispec.MediaTypeImageLayer), as("app", ocispec.MediaTypeImageLayerGzip)
+	cache := t.TempDir()
+	found := func(image recipe) ([]evidence.Finding, error) {
+		layout, cells := newLayout(t, image)
+		run := newInspection(t, layout, cells...)
+		run.cache = cache
+		reports, err := run.run(t)
+		if err != nil {
+			return nil, err
+		}
+		return secrets(reports[0]), nil
+	}
+	for _, test := range []struct {
+		name  string
+		image recipe
+		want  int
+	}{{"tar", plain, 0}, {"gzip", packed, 1}, {"tar again", plain, 0}} {
+		if got, err := found(test.image); err != nil || len(got) != test.want {
+			t.Errorf("%s: %d findings, %v, want %d", test.name, len(got), err, test.want)
+		}
+	}
+
+	other := packed
+	other.name = "other"
+	layout, cells := newLayout(t, plain, other)
+	if _, err := newInspection(t, layout, cells...).run(t); !errors.Is(err, fault.Forged) || !strings.Contains(err.Error(), "elsewhere") {
+		t.Errorf("both in one family: %v, want fault.Forged", err)
+	}
+}
+
+// TestAChangedImageIsInspectedAsIfNothingHadBeenKept: its SBOM and its report are to the byte what a
+// run without a cache makes of it.
+func TestAChangedImageIsInspectedAsIfNothingHadBeenKept(t *testing.T) {
+	below := [][]file{
+		debian(),
+		{{"usr/local/bin/node", "\x7fELF" + strings.Repeat("\x00", 300) + "node.js/v22.9.0\x00"}},
+		{{"app/node_modules/left-pad/package.json", `{"name":"left-pad","version":"1.3.0","license":"MIT"}`}},
+	}
+	image := func(top ...file) recipe { return recipe{name: "app", layers: append(slices.Clone(below), top)} }
+	layout, cells := newLayout(t, image(file{"a", "one one one one"}), image(file{"a", "two two two two"}, file{"opt/node", below[1][0].content}))
+	kept, fresh := newInspection(t, layout, cells[0]), newInspection(t, layout, cells[1])
+	kept.mustRun(t)
+	kept.job.Cells = cells[1:]
+	kept.mustRun(t)
+	fresh.mustRun(t)
+	for _, name := range []string{inspect.SBOMFile, inspect.ReportFile} {
+		got, want := kept.file(t, cells[1].Cell, name), fresh.file(t, cells[1].Cell, name)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s differs:\n%s\n%s", name, got, want)
+		}
+		if name == inspect.SBOMFile && (!bytes.Contains(got, []byte("pkg:generic/node@22.9.0")) || !bytes.Contains(got, []byte("pkg:npm/left-pad@1.3.0"))) {
+			t.Errorf("the SBOM lacks what lies in lower layers:\n%s", got)
+		}
+	}
+	if _, layers := kept.count(inspect.Done); layers != 1 {
+		t.Errorf("%d layers were searched for the changed image, want its new one", layers)
 	}
 }
 
@@ -234,6 +320,23 @@ func TestPackagesOfThisMachine(t *testing.T) {
 			t.Errorf("the SBOM has %s, dpkg has not", name)
 		}
 	}
+}
+
+// twoArchives is a tar archive of some files that is also a gzip file, of a tar archive of others: the first
+// stands in the extra field of the second's header (RFC 1952, section 2.3), whose beginning is the name of
+// the first's first entry.
+func twoArchives(t *testing.T, plain, packed []file) []byte {
+	t.Helper()
+	blob := tarball(t, append([]file{{"name", ""}}, plain...))
+	extra := len(blob) - 12
+	copy(blob, []byte{0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, byte(extra), byte(extra >> 8)})
+	copy(blob[148:], "        ") // the sum of an entry's header counts itself as spaces
+	sum := 0
+	for _, b := range blob[:512] {
+		sum += int(b)
+	}
+	copy(blob[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return append(blob, compress(t, tarball(t, packed))[10:]...)
 }
 
 func digestOf(cells []inspect.Cell, of evidence.Cell) digest.Digest {
