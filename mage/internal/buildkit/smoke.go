@@ -28,6 +28,7 @@ const (
 	smokeSlack  = 5 * time.Minute // for loading the image, beside the tests themselves
 	smokeKept   = 64 << 10        // bytes of output that Prints is matched against
 	smokeOutput = 2000            // bytes of output that the result holds
+	smokeFile   = 64 << 20        // bytes of any one file that a test writes, so also of all it prints
 )
 
 // Smoke runs commands inside one built image, without network unless a test declares it, within limits
@@ -106,9 +107,10 @@ func within(t family.Smoke) time.Duration {
 	return t.Within
 }
 
-// smokeScript is the same for every test: the limit in seconds and the test's own argument
-// vector come as positional parameters, so that no shell ever reads them as words of a script.
-const smokeScript = `d=/.containai-smoke/results; limit=$1; shift; ` +
+// smokeScript is the same for every test: the limits, of a file in POSIX's blocks of 512 bytes and of time
+// in seconds, and the test's own argument vector come as positional parameters, so that no shell ever
+// reads them as words of a script.
+const smokeScript = `d=/.containai-smoke/results; ulimit -f "$1"; limit=$2; shift 2; ` +
 	`timeout -k 1 "$limit" "$@" >"$d/all" 2>&1 </dev/null; echo $? >"$d/exit"; ` +
 	`head -c 65536 "$d/all" >"$d/output"; rm -f "$d/all"`
 
@@ -130,7 +132,7 @@ func smokeDockerfile(tests []family.Smoke) (string, error) {
 	var run, gather strings.Builder
 	for i, t := range tests {
 		seconds := strconv.Itoa(int(math.Ceil(within(t).Seconds())))
-		argv := append([]string{"/bin/sh", "-c", smokeScript, "smoke", seconds}, t.Run...)
+		argv := append([]string{"/bin/sh", "-c", smokeScript, "smoke", strconv.Itoa(smokeFile / 512), seconds}, t.Run...)
 		encoded, err := json.Marshal(argv) // its escapes also keep "<<" from being read as a here-document
 		if err != nil {
 			return "", err
@@ -190,6 +192,7 @@ func readResult(home, name string) ([]byte, error) {
 const (
 	timedOut = 124 // timeout(1) when the time was over
 	killed   = 137 // 128 + SIGKILL, which is how the kernel ends what uses too much memory
+	tooLarge = 153 // 128 + SIGXFSZ, which is how it ends what writes too large a file
 )
 
 // judge decides one test; it is pure.
@@ -206,6 +209,8 @@ func judge(t family.Smoke, exit int, output []byte) (evidence.SmokeResult, error
 		text = fmt.Sprintf("it did not end within %s\n%s", within(t), text)
 	case exit == killed && !passed:
 		text = fmt.Sprintf("it was killed: a test may use %d MiB of memory\n%s", smokeMemory>>20, text)
+	case exit == tooLarge && !passed:
+		text = fmt.Sprintf("it was stopped: a test may write %d MiB to one file, and print as much; let it say less\n%s", smokeFile>>20, text)
 	}
 	return evidence.SmokeResult{Name: t.Name, Passed: passed, Exit: exit, Output: strings.ToValidUTF8(text[:min(len(text), smokeOutput)], "")}, nil
 }
