@@ -78,6 +78,7 @@ func shown() []struct{ command, test string } {
 		{`^(sh containai-installer.sh --(channel|status) |containai-update$|containai-update --rollback$)`, "TestInstaller"},
 		{`^git -C .containai/ledger.git update-ref `, "TestScripts"},
 		{`^go tool mage local:serve$`, peers},
+		{`^(go run \S+/mage/cmd/init@latest|go mod tidy &&|git (init|add|commit) .*&&)$`, "TestAStrangersProjectIsReleasedAsTheAdoptionPageSays"},
 		{`^go tool mage (test|testDeep|lint|bench)$`, "TestMageList"},
 		{`^go tool mage -l$`, "TestMageList"},
 	}
