@@ -37,6 +37,8 @@ func (o onlySigner) Verify(bundle []byte, subject digest.Digest, commit, _ strin
 	return o.trustPort.Verify(bundle, subject, commit, "")
 }
 
+func (o onlySigner) Enduring() pipeline.Verifier { return o }
+
 func (o onlySigner) VerifyMover(bundle []byte, subject digest.Digest, _ string) (evidence.Statement, error) {
 	return o.Verify(bundle, subject, "", "")
 }

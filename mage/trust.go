@@ -231,8 +231,14 @@ func (w *workshop) sigstoreDirectory(ctx context.Context) (string, error) {
 // trustPort verifies bundles for the pipeline.
 type trustPort struct {
 	*workshop
-	mu     sync.Mutex
-	judges map[string][]judge // by channel; "": of any
+	enduring bool // a signature whose time is two thirds over is too old
+	mu       sync.Mutex
+	judges   map[string][]judge // by channel; "": of any
+}
+
+// Enduring is the same trust, for what is to be served for a while.
+func (p *trustPort) Enduring() pipeline.Verifier {
+	return &trustPort{workshop: p.workshop, enduring: true}
 }
 
 // judge is one signer that counts, with what its signatures are checked against and how old they may be.
@@ -308,6 +314,9 @@ func (p *trustPort) open(channel string) ([]judge, error) {
 			known[j.signer] = true
 			if channel != "" {
 				j.maxAge = policy.MaxAge
+			}
+			if p.enduring {
+				j.maxAge = j.maxAge * 2 / 3
 			}
 			judges = append(judges, j)
 		}

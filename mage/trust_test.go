@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/local"
 	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/internal/sigstore"
 )
@@ -75,6 +77,33 @@ func TestD13ATrustedRootThatIsNotThereStopsVerification(t *testing.T) {
 	}
 	if _, err := (authorities{}).trust(f.Policy("dev"), missing); err != nil {
 		t.Errorf("the public instance's root is built in: %v", err)
+	}
+}
+
+// What is kept of an earlier release is to be served for a third of the time that its signatures count.
+func TestWhatIsKeptHasTimeLeft(t *testing.T) {
+	client, err := registry.New("ghcr.io/containai", registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := containaiFamily(t)
+	prod := f.Channels["prod"]
+	prod.Trust.MaxAge = 90 * 24 * time.Hour
+	f.Channels["prod"] = prod
+	state, err := local.OpenState(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := &trustPort{workshop: &workshop{session: &session{}, fam: f, client: client, state: state}}
+	kept, ok := served.Enduring().(*trustPort)
+	if !ok {
+		t.Fatalf("it is %T", served.Enduring())
+	}
+	for port, want := range map[*trustPort]time.Duration{served: 90 * 24 * time.Hour, kept: 60 * 24 * time.Hour} {
+		judges, err := port.open("prod")
+		if err != nil || len(judges) != 1 || judges[0].maxAge != want {
+			t.Errorf("judges %+v, %v, want one that takes %s", judges, err, want)
+		}
 	}
 }
 

@@ -118,6 +118,12 @@ type Archive interface {
 	Store(ctx context.Context, subject digest.Digest, bundles [][]byte) (stored int, err error)
 }
 
+// Enduring is a Verifier that knows how long signatures count.
+type Enduring interface {
+	// Enduring is the same verifier, to which a signature is too old already when it soon will be.
+	Enduring() Verifier
+}
+
 // Ledger is the compare-and-swap that commits a channel move.
 type Ledger interface {
 	Head(ctx context.Context) (release.Head, error)

@@ -155,7 +155,7 @@ func (e *earlier) keep(ctx context.Context, inputs map[string]release.Inputs) (m
 		return kept, err
 	}
 	e.decisions = release.Keepable(e.plan, inputs, e.pub.Record)
-	found, _, err := e.collect(ctx, e.claims(), e.channel)
+	found, err := e.enduring(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +180,17 @@ func (e *earlier) keep(ctx context.Context, inputs map[string]release.Inputs) (m
 		e.tell(*d)
 	}
 	return kept, nil
+}
+
+// enduring is the evidence of what may be kept, without what the channel's policy soon finds too old: it would
+// be refused while the channel serves it, and what is built anew is signed anew.
+func (e *earlier) enduring(ctx context.Context) (Found, error) {
+	p := *e.Pipeline
+	if v, ok := p.Verifier.(Enduring); ok {
+		p.Verifier = v.Enduring()
+	}
+	found, _, err := p.collect(ctx, e.claims(), e.channel)
+	return found, err
 }
 
 func (e *earlier) tell(d release.Decision) {

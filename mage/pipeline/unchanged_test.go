@@ -298,6 +298,36 @@ func TestWhatAnEarlierRunKeptIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// A channel that refuses old signatures would refuse what was kept one day before: it is built and signed anew.
+func TestWhatSoonIsTooOldIsNotKept(t *testing.T) {
+	t.Parallel()
+	w := bareWorld(t)
+	w.released(t, first, same(), nil)
+	m, result := w.released(t, second, same(), func(p *pipeline.Pipeline, _ *release.Plan, _ *thrifty) {
+		p.Verifier = aging{p.Verifier, first}
+	})
+	if !slices.Equal(m.made, []string{"base", "app"}) || result.Record.Keeps() {
+		t.Errorf("built %v, want base and app", m.made)
+	}
+}
+
+// aging finds that soon what was signed for a commit is too old.
+type aging struct {
+	pipeline.Verifier
+	commit string
+}
+
+func (a aging) Enduring() pipeline.Verifier { return tooOld(a) }
+
+type tooOld aging
+
+func (o tooOld) Verify(bundle []byte, subject digest.Digest, commit, channel string) (evidence.Statement, error) {
+	if commit == o.commit {
+		return evidence.Statement{}, fault.New(fault.Refused, "verifying", subject.String(), "it is too old")
+	}
+	return o.Verifier.Verify(bundle, subject, commit, channel)
+}
+
 // shelf is a dist directory in memory.
 type shelf struct {
 	nowhere
