@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -257,5 +258,46 @@ func TestADatabaseWhoseNextIsNotDueIsUsedWithoutAsking(t *testing.T) {
 	}
 	if p.progress.settle(); strings.Contains(said.String(), "is used") {
 		t.Errorf("that is no news: %q", said)
+	}
+}
+
+// A mirror goes forwards: a source that somebody set back does not hide what is known by now.
+func TestAMirrorTakesNoOlderDatabase(t *testing.T) {
+	server := httptest.NewServer(ggcr.New())
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	client, err := registry.New(host+"/acme", registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _ := asking(t, false)
+	p.client, p.fam.Vulnerabilities.Mirror = client, "db"
+	d := databases{workshop: p.workshop}
+	for _, step := range []struct {
+		made time.Duration
+		want error
+	}{{-4 * time.Hour, nil}, {-2 * time.Hour, nil}, {-3 * time.Hour, fault.Refused}, {-2 * time.Hour, nil}, {-time.Hour, nil}} {
+		made := rehearsal.Epoch().Add(step.made)
+		entries := sound()
+		entries[1].content = metadata(2, made, made.Add(6*time.Hour))
+		upstream := httptest.NewServer(ggcr.New())
+		t.Cleanup(upstream.Close)
+		source := strings.TrimPrefix(upstream.URL, "http://")
+		publishDatabase(t, source, inspect.DatabaseLayer, entries)
+		p.fam.Vulnerabilities.Sources = []string{source + "/aquasecurity/trivy-db:2"}
+		from, n, db, err := d.upstream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, move, err := d.planMirror(t.Context(), from, n, db)
+		if !errors.Is(err, step.want) {
+			t.Errorf("the database of %s: %v, want %v", made, err, step.want)
+		}
+		if err == nil && m.Was != m.Digest {
+			err = d.applyMirror(t.Context(), from, n, m, move)
+		}
+		if err != nil && step.want == nil {
+			t.Errorf("the database of %s: %v", made, err)
+		}
 	}
 }

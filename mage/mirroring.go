@@ -3,6 +3,7 @@ package mage
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
@@ -89,11 +90,30 @@ func (d databases) planMirror(ctx context.Context, from origin, n graph.Node, db
 		Tag: fmt.Sprintf("%d-%s", inspect.Schema, db.Made.Format("20060102T150405Z")), Moves: fmt.Sprint(inspect.Schema),
 	}
 	now, _, err := repo.Resolve(ctx, m.Moves)
+	if err == nil && now.Digest != n.Digest {
+		err = forwards(ctx, repo, m)
+	}
 	m.Was = now.Digest.String()
 	return m, release.Move{Tag: ref.Tagged{Repo: repo.Name(), Tag: m.Moves}, From: now.Digest, To: n}, err
 }
 
-// applyMirror brings the bytes, gives them the name that stays, and then the one that scans ask for.
+// forwards refuses to mirror a database that is older than one that the mirror has: a source that somebody
+// set back, or a slower one, would hide what is known by now.
+func forwards(ctx context.Context, repo *registry.Repository, m mirrored) error {
+	tags, err := repo.Tags(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if made, isOne := strings.CutPrefix(tag, m.Moves+"-"); isOne && tag > m.Tag {
+			return fault.New(fault.Refused, "mirroring", m.From, "its database is of %s, and the mirror has one of %s", m.Made.Format(time.RFC3339), made).
+				WithHint("wait until the source has a newer one; if the mirror's is wrong, delete its tag %s", tag)
+		}
+	}
+	return nil
+}
+
+// applyMirror brings the bytes, reads them back, gives them the name that stays, and then the one that scans ask for.
 func (d databases) applyMirror(ctx context.Context, from origin, n graph.Node, m mirrored, move release.Move) error {
 	src, err := d.open(from)
 	if err != nil {
@@ -106,13 +126,14 @@ func (d databases) applyMirror(ctx context.Context, from origin, n graph.Node, m
 	if err := repo.CopyFrom(ctx, src, n); err != nil {
 		return err
 	}
+	if err := registry.Verify(ctx, repo, n); err != nil {
+		return err
+	}
 	if _, err := repo.TagImmutable(ctx, m.Tag, n); err != nil {
 		return err
 	}
-	if _, err := repo.MoveTag(ctx, move); err != nil {
-		return err
-	}
-	return registry.Verify(ctx, repo, n)
+	_, err = repo.MoveTag(ctx, move)
+	return err
 }
 
 func mirroredText(m mirrored) string {
