@@ -207,10 +207,15 @@ func differences(attested, again evidence.Report) []string {
 		line(tool, attested.Tools[tool], again.Tools[tool])
 	}
 	line("database", attested.Database, again.Database)
+	line("database digest", attested.DatabaseDigest, again.DatabaseDigest)
 	line("secrets", attested.Secrets, again.Secrets)
 	line("vulnerabilities", attested.Vulnerabilities, again.Vulnerabilities)
+	line("reason", attested.Reason, again.Reason)
 	line("packages", attested.Packages, again.Packages)
 	line("SBOM", attested.SBOM, again.SBOM)
+	if !slices.Equal(attested.Layers, again.Layers) {
+		out = append(out, fmt.Sprintf("layers: %v, attested %v", again.Layers, attested.Layers))
+	}
 	for _, f := range attested.Findings {
 		if !slices.Contains(again.Findings, f) {
 			out = append(out, "- "+findingText(f))
