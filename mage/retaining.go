@@ -186,10 +186,16 @@ func (in pruning) keep(k *pipeline.Keeper, plan retention.Plan) error {
 	if in.saved == nil {
 		return nil
 	}
-	if now.Host != in.saved.Host {
+	if now.Host != in.saved.Host || ownerOf(now.Base) != ownerOf(in.saved.Base) {
 		return fault.New(fault.Conflict, "applying", in.saved.Base, "the plan is for another registry, this one is %s", now.Base).WithHint("plan again: mage ops:prune -out=FILE")
 	}
 	return in.saved.Goes.Drift(now.Goes)
+}
+
+// ownerOf is what follows the host, which may be another address in every run.
+func ownerOf(base string) string {
+	_, owner, _ := strings.Cut(base, "/")
+	return owner
 }
 
 // undoable is how long the embedded registry keeps the blobs of what was deleted.
