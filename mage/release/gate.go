@@ -192,6 +192,28 @@ func refuseMissing(e Evidenced) (out []Refusal) {
 			out = append(out, Refusal{cell, "it was not inspected"})
 		}
 	}
+	return append(out, refuseUntested(e)...)
+}
+
+// refuseUntested: where the family file is known that it was built by, each smoke test has one result.
+func refuseUntested(e Evidenced) (out []Refusal) {
+	if e.Built.Plan.Family == nil {
+		return nil
+	}
+	for _, report := range e.Reports {
+		lacking := map[string]int{}
+		for _, test := range e.Built.Plan.Family.Images[report.Cell.Image].Smoke {
+			lacking[test.Name]++
+		}
+		for _, r := range report.Smoke {
+			lacking[r.Name]--
+		}
+		for _, name := range slices.Sorted(maps.Keys(lacking)) {
+			if lacking[name] != 0 {
+				out = append(out, Refusal{report.Cell, fmt.Sprintf("smoke test %q is declared %d times more than it has results", name, lacking[name])})
+			}
+		}
+	}
 	return out
 }
 

@@ -60,6 +60,38 @@ func TestGateRefuses(t *testing.T) {
 	}
 }
 
+// What the family file declares was run, each test once, and nothing else is told.
+func TestF7AGateWantsAResultOfEverySmokeTest(t *testing.T) {
+	f := tiny()
+	image := f.Images["tiny"]
+	image.Smoke = []family.Smoke{{Name: "starts"}, {Name: "stops"}}
+	f.Images["tiny"] = image
+	starts, stops := evidence.SmokeResult{Name: "starts", Passed: true}, evidence.SmokeResult{Name: "stops", Passed: true}
+	for name, c := range map[string]struct {
+		results []evidence.SmokeResult
+		refused bool
+	}{
+		"all":          {[]evidence.SmokeResult{starts, stops}, false},
+		"none":         {nil, true},
+		"one of two":   {[]evidence.SmokeResult{starts}, true},
+		"one twice":    {[]evidence.SmokeResult{starts, starts}, true},
+		"one too many": {[]evidence.SmokeResult{starts, stops, {Name: "sings", Passed: true}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := record()
+			set := release.Evidenced{Built: release.Built{Record: r, Plan: release.Plan{Family: f}}, Reports: reports(r)}
+			for i := range set.Reports {
+				if set.Reports[i].Cell.Image == "tiny" {
+					set.Reports[i].Smoke = c.results
+				}
+			}
+			if v := (release.Gate{Channel: "dev"}).Judge(set, now); v.Refuses() != c.refused {
+				t.Errorf("refused: %v, %v", v.Refuses(), v)
+			}
+		})
+	}
+}
+
 // evidenced is the record's evidence with findings in the reports of images.
 func evidenced(findings map[string][]evidence.Finding) release.Evidenced {
 	r := record()
