@@ -282,9 +282,6 @@ func (w *workshop) diagnoseIdentity(ctx context.Context, a authorities) diagnosi
 	return d
 }
 
-// freshDatabase is how old a vulnerability database may be before its scans say little.
-const freshDatabase = 24 * time.Hour
-
 // diagnoseDatabase asks the sources of the vulnerability database, and fetches nothing.
 func (w *workshop) diagnoseDatabase(ctx context.Context) diagnosis {
 	if w.env.database != "" {
@@ -315,7 +312,7 @@ func (w *workshop) diagnoseDirectory() diagnosis {
 	if err != nil {
 		return broken("vulnerabilities", ill, err)
 	}
-	if err := db.CheckAge(w.env.now(), cmp.Or(w.fam.Vulnerabilities.MaxAge, freshDatabase)); err != nil {
+	if err := db.CheckAge(w.env.now(), w.fam.Vulnerabilities.MaxAge); err != nil {
 		return broken("vulnerabilities", weak, err)
 	}
 	return diagnosis{What: "vulnerabilities", Health: well, Found: "database " + db.String()}

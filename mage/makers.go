@@ -176,7 +176,7 @@ func (p *inspectorPort) Holds(ctx context.Context, r evidence.Report) (bool, err
 	if err != nil {
 		return false, err
 	}
-	return inspector.Holds(r, p.env.now())
+	return inspector.Holds(r, p.env.now(), p.fam.Vulnerabilities.MaxAge)
 }
 
 // unpackPayload brings the packed payload back as a tree: what is inspected is what is published.

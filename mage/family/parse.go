@@ -49,6 +49,8 @@ func (r *reader) family(n *yaml.Node) *Family {
 		Images: map[string]Image{}, Artifacts: map[string]Artifact{}, Channels: map[string]Channel{},
 		Ledger:    Ledger{Branch: "containai-channels", Ref: "refs/containai/channels"},
 		Retention: defaultRetention(),
+
+		Vulnerabilities: Vulnerabilities{MaxAge: defaultMaxAge},
 	}
 	overrides := map[string]*yaml.Node{}
 	r.fields(n, fields{

@@ -16,11 +16,11 @@ type Vulnerabilities struct {
 	MaxAge  time.Duration // an older database is refused
 }
 
-// defaultMaxAge is four times as long as Trivy's makers take to make another.
+// defaultMaxAge is four times as long as Trivy's makers take to make another. It also holds where the family
+// file names no source and CONTAINAI_VULNERABILITY_DB a database.
 const defaultMaxAge = 24 * time.Hour
 
 func (r *reader) vulnerabilities(n *yaml.Node, v *Vulnerabilities) {
-	v.MaxAge = defaultMaxAge
 	r.fields(n, fields{
 		"mirror":  func(n *yaml.Node) { v.Mirror = r.text(n) },
 		"sources": func(n *yaml.Node) { r.items(n, func(n *yaml.Node) { v.Sources = append(v.Sources, r.reference(n)) }) },

@@ -13,7 +13,7 @@ import (
 
 func TestVulnerabilitiesNameWhereTheirDatabaseComesFrom(t *testing.T) {
 	for added, want := range map[string]family.Vulnerabilities{
-		"": {},
+		"": {MaxAge: 24 * time.Hour}, // also of a directory that CONTAINAI_VULNERABILITY_DB names
 		"vulnerabilities: {sources: [ghcr.io/aquasecurity/trivy-db:2]}\n": {
 			Sources: []string{"ghcr.io/aquasecurity/trivy-db:2"}, MaxAge: 24 * time.Hour,
 		},
