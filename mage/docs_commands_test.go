@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-// TestEveryDocumentedCommandIsRunOrSaidNotToBe: each command of a fenced block of the pages is one that a test
+// TestNoCommandIsDocumentedThatNothingRuns: each command of a fenced block of the pages is one that a test
 // runs, or stands in docs/not-shown.md with its reason. A target counts as run with its flags: the same target
 // with the same flags and as many words stands in a script or in a test; what the flags say may differ.
-func TestEveryDocumentedCommandIsRunOrSaidNotToBe(t *testing.T) {
+func TestNoCommandIsDocumentedThatNothingRuns(t *testing.T) {
 	tests, run, all := testFunctions(t), runTargets(t), pages(t)
 	notShown := spaces.ReplaceAllString(all["docs/not-shown.md"], " ")
 	for _, page := range slices.Sorted(maps.Keys(all)) {

@@ -2,6 +2,7 @@ package mage_test
 
 import (
 	"fmt"
+	"go/ast"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -46,9 +47,9 @@ func testFunctions(t *testing.T) map[string]string {
 	return found
 }
 
-// TestEveryAttackNamesATestThatCarriesItOut: docs/threat-model.md has every row of the catalogue once, and the
+// TestNoAttackIsWithoutATestThatCarriesItOut: docs/threat-model.md has every row of the catalogue once, and the
 // tests that it names are there and speak of that row.
-func TestEveryAttackNamesATestThatCarriesItOut(t *testing.T) {
+func TestNoAttackIsWithoutATestThatCarriesItOut(t *testing.T) {
 	tests := testFunctions(t)
 	quoted := regexp.MustCompile("`(Test\\w+)`")
 	rows := map[string]int{}
@@ -82,8 +83,8 @@ func TestEveryAttackNamesATestThatCarriesItOut(t *testing.T) {
 	}
 }
 
-// TestEveryTestThatAPageNamesExists: a name in backticks is one that `go test -run` finds.
-func TestEveryTestThatAPageNamesExists(t *testing.T) {
+// TestNoPageNamesATestThatIsNotThere: a name in backticks is one that `go test -run` finds.
+func TestNoPageNamesATestThatIsNotThere(t *testing.T) {
 	tests := testFunctions(t)
 	quoted := regexp.MustCompile("`((?:Test|Benchmark)[A-Z0-9]\\w+)`")
 	for page, content := range pages(t) {
@@ -95,9 +96,9 @@ func TestEveryTestThatAPageNamesExists(t *testing.T) {
 	}
 }
 
-// TestEveryLinkLeadsSomewhere: a link to a file of the repository leads to one, and one to a part of a page
+// TestNoLinkLeadsNowhere: a link to a file of the repository leads to one, and one to a part of a page
 // to a heading or an anchor of it.
-func TestEveryLinkLeadsSomewhere(t *testing.T) {
+func TestNoLinkLeadsNowhere(t *testing.T) {
 	all := pages(t)
 	link := regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]+)?\)`)
 	for page, content := range all {
@@ -130,4 +131,82 @@ func anchors(page string) []string {
 		names = append(names, strings.ReplaceAll(kept, " ", "-"))
 	}
 	return names
+}
+
+// TestNoPublicPackageIsWithoutExample: whoever imports a package sees it used, and the example is run.
+func TestNoPublicPackageIsWithoutExample(t *testing.T) {
+	examples := map[string]bool{}
+	packages := map[string]bool{}
+	for _, s := range sources(t) {
+		if strings.Contains(s.dir, "internal/") || strings.HasPrefix(s.dir, "mage/cmd/") || s.dir == "." {
+			continue
+		}
+		packages[s.dir] = true
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			examples[s.dir] = examples[s.dir] || ok && s.test && strings.HasPrefix(f.Name.Name, "Example")
+		}
+	}
+	for dir := range packages {
+		if !examples[dir] {
+			t.Errorf("%s has no example", dir)
+		}
+	}
+}
+
+// TestNoParserIsWithoutFuzzing: what reads bytes from outside is called by a fuzz target of its package, or by
+// what such a target calls.
+func TestNoParserIsWithoutFuzzing(t *testing.T) {
+	byOthers := map[string]string{ // parsers that are fuzzed through another function, or are not of outside bytes
+		"mage/release decodeDocument":            "DecodeDocument",
+		"mage/release decodeStrict":              "DecodeDocument",
+		"mage/internal/actions decodeEvent":      "DecodeEvent",
+		"mage/internal/sigstore decodeBundle":    "Verify",
+		"mage/internal/sigstore decodeStatement": "Verify",
+		"mage/internal/buildkit parseStanzas":    "parseSources",
+		"mage/internal/ledger parseRemotes":      "chooseRemote",
+		"mage/internal/ledger parseCommit":       "parseGeneration",
+		"mage/internal/buildkit parseLabel":      "the meter",
+		"mage/internal/registry parseWait":       "asked",
+		"mage/internal/pack parseHeader":         "Unpack",
+		"mage/cmd/bench parse":                   "nothing: it reads what our own benchmarks print",
+	}
+	name := regexp.MustCompile(`^(Parse|Decode|parse|decode)`)
+	fuzzers := map[string]string{}
+	for _, s := range sources(t) {
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test && strings.HasPrefix(f.Name.Name, "Fuzz") {
+				content := must(os.ReadFile(filepath.Join("..", s.dir, s.name)))
+				fuzzers[s.dir] += string(content[s.fset.Position(f.Pos()).Offset:s.fset.Position(f.End()).Offset])
+			}
+		}
+	}
+	for _, s := range sources(t) {
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || s.test || !name.MatchString(f.Name.Name) || !takesBytes(f) {
+				continue
+			}
+			if !regexp.MustCompile(`\b`+f.Name.Name+`\(`).MatchString(fuzzers[s.dir]) && byOthers[s.dir+" "+f.Name.Name] == "" {
+				t.Error(s.complaint(f, "no fuzz target of the package calls %s", f.Name.Name))
+			}
+		}
+	}
+}
+
+// takesBytes: its first parameter that says anything is text.
+func takesBytes(f *ast.FuncDecl) bool {
+	for _, p := range f.Type.Params.List {
+		switch p := p.Type.(type) {
+		case *ast.Ident:
+			if p.Name == "string" {
+				return true
+			}
+		case *ast.ArrayType:
+			if element, ok := p.Elt.(*ast.Ident); ok && element.Name == "byte" {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -125,6 +125,24 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+func FuzzParseRepoAndTag(f *testing.F) {
+	for _, seed := range []string{"ghcr.io/a/b", "localhost:5000/a", "[::1]:5000/a", "A/b", "v1.2.3", "sha256-0", "-x", "a..b", "\x00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		if repo, err := ref.ParseRepo(in); err == nil && repo.String() != in {
+			t.Errorf("ParseRepo(%q) prints as %q", in, repo)
+		} else if err != nil && !errors.Is(err, fault.Invalid) {
+			t.Errorf("ParseRepo(%q) = %v, want Invalid", in, err)
+		}
+		if tag, err := ref.ParseTag(in); err == nil && (tag != in || len(tag) > 128) {
+			t.Errorf("ParseTag(%q) = %q", in, tag)
+		} else if err != nil && !errors.Is(err, fault.Invalid) {
+			t.Errorf("ParseTag(%q) = %v, want Invalid", in, err)
+		}
+	})
+}
+
 func print(tagged ref.Tagged, pinned ref.Pinned) string {
 	if (pinned != ref.Pinned{}) {
 		return pinned.String()

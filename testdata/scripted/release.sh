@@ -38,7 +38,7 @@ for image in $images; do
     --cache-dir "$CACHE" --format json --output "$WORK/$image.scan.json" "$reference"
   buildx imagetools inspect --builder "$BUILDER" --format '{{json .Provenance.SLSA}}' "$reference" >"$WORK/$image.slsa.json"
   sign "$reference" cyclonedx "$WORK/$image.cdx.json" https://example.com/scan/v1 "$WORK/$image.scan.json" \
-    slsaprovenance "$WORK/$image.slsa.json"
+    slsaprovenance1 "$WORK/$image.slsa.json"
 done
 
 for artifact in payload installer metadata; do
