@@ -145,7 +145,7 @@ func (d databases) open(s origin) (*registry.Repository, error) {
 		budget = sourceHurry
 	}
 	base := s.repo.Host + "/" + path.Dir(s.repo.Path)
-	client, err := registry.New(base, registry.Options{Budget: budget, Pause: d.pause, Login: d.login(base)})
+	client, err := registry.New(base, registry.Options{Budget: budget, Pause: d.pause, Login: d.login(base), Secrets: d.env.secrets})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/actions"
 	"github.com/containai/containai/mage/internal/term"
@@ -35,8 +36,9 @@ type environment struct {
 	actor     string   // who moves a channel
 	run       string   // which run moves it
 	all       []string // every variable: no build argument may hold a secret of it
-	library   string   // directory of this library's source
-	version   string   // of this library, where another module imports it; otherwise empty
+	secrets   *term.Secrets
+	library   string // directory of this library's source
+	version   string // of this library, where another module imports it; otherwise empty
 	job       actions.Variables
 	handover  string // digest of what an earlier job left in dist/; empty: none did
 	terminal  term.Options
@@ -83,6 +85,7 @@ func readEnvironment() (environment, error) {
 		actor:    variable("GITHUB_ACTOR", variable("USER", "local user")),
 		run:      thisRun(),
 		all:      os.Environ(),
+		secrets:  &term.Secrets{},
 		job:      actions.Read(func(name string) string { return variable(name, "") }),
 		handover: handover,
 		library:  libraryDirectory(),
@@ -92,6 +95,9 @@ func readEnvironment() (environment, error) {
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		now:      time.Now,
+	}
+	for _, value := range evidence.SecretsOf(e.all) {
+		e.secrets.Learn(value)
 	}
 	if state := variable("CONTAINAI_STATE", ""); state != "" {
 		e.state = absolute(state)

@@ -203,7 +203,7 @@ func (w *workshop) bearer(ctx context.Context, policy family.Policy) (sigstore.B
 		return sigstore.Bearer{}, fault.New(fault.Environment, "identifying", "this job", "it has no right to an identity token").
 			WithHint("give the job `permissions: id-token: write`; GitHub gives it to no pull request from a fork")
 	}
-	job, err := sigstore.ReadBearer(ctx, sigstore.ActionsToken(a.tokenURL, a.token), sigstore.Options{Now: w.env.now}, w.console.Mask)
+	job, err := sigstore.ReadBearer(ctx, w.secretly(sigstore.ActionsToken(a.tokenURL, a.token)), sigstore.Options{Now: w.env.now}, w.console.Mask)
 	if err != nil {
 		return job, err
 	}

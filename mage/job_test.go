@@ -294,7 +294,7 @@ func TestF1TheIdentityTokenIsMaskedAndNeverShown(t *testing.T) {
 	_, rest, _ := strings.Cut(log, "::add-mask::")
 	token, _, _ := strings.Cut(rest, "\n")
 	for what, err := range answers {
-		if err != nil && (strings.Contains(exit(err).Error(), token) || strings.Contains(exit(err).Error(), jobToken)) {
+		if err != nil && (strings.Contains(exit(err, nil).Error(), token) || strings.Contains(exit(err, nil).Error(), jobToken)) {
 			t.Errorf("%s shows a token: %v", what, err)
 		}
 	}

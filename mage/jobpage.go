@@ -46,7 +46,11 @@ func (s *session) annotate(err error) {
 	if hint := fault.HintOf(err); hint != "" {
 		message += "\n→ " + hint
 	}
-	s.console.Annotate(append([]actions.Annotation{{Level: actions.Error, Title: title, Message: message}}, all...))
+	all = append([]actions.Annotation{{Level: actions.Error, Title: title, Message: message}}, all...)
+	for i := range all {
+		all[i].Title, all[i].Message = s.env.secrets.Hide(all[i].Title), s.env.secrets.Hide(all[i].Message)
+	}
+	s.console.Annotate(all)
 }
 
 // tellJob leaves to the job what it hands over, and to its page what was released.
@@ -66,7 +70,7 @@ func (w *workshop) tellJob(m report.Model, d dist) error {
 	if w.env.job.Summary == "" {
 		return nil
 	}
-	return actions.WriteSummary(w.env.job.Summary, jobPage(m, w.fam))
+	return actions.WriteSummary(w.env.job.Summary, []byte(w.env.secrets.Hide(string(jobPage(m, w.fam)))))
 }
 
 // jobPage is the page of a run: what was released, how it hangs together, how to check it.

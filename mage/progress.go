@@ -27,7 +27,7 @@ type progress struct {
 
 func newProgress(env environment) *progress {
 	printer := term.New(env.stderr, env.terminal)
-	return &progress{env: env, printer: printer, sink: term.Stamp(env.now, printer)}
+	return &progress{env: env, printer: printer, sink: term.Hiding(env.secrets, term.Stamp(env.now, printer))}
 }
 
 // record adds a file to the stream. It is appended to: a resumed release keeps one history.
@@ -45,7 +45,7 @@ func (p *progress) record(path string) error {
 		return fault.Wrap(err, fault.Environment, "writing", path)
 	}
 	p.file, p.lines = f, term.JSONLines(f)
-	p.sink = term.Stamp(p.env.now, term.Multi(p.printer, p.lines))
+	p.sink = term.Hiding(p.env.secrets, term.Stamp(p.env.now, term.Multi(p.printer, p.lines)))
 	return nil
 }
 
@@ -134,7 +134,7 @@ func (p *progress) inspect(e inspect.Event) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.lines != nil {
-			p.lines.Emit(term.Event{Time: p.env.now(), Stage: "inspect", State: term.Noted, Detail: e.Message})
+			term.Hiding(p.env.secrets, p.lines).Emit(term.Event{Time: p.env.now(), Stage: "inspect", State: term.Noted, Detail: e.Message})
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package mage
 
 import (
-	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -223,7 +222,7 @@ func (w *workshop) report(result pipeline.Result, channel string) error {
 	}
 	d := newDist(w.root, result.Source)
 	if !m.Unchanged {
-		if err := writeFaces(d, m); err != nil {
+		if err := writeFaces(d, m, w.env.secrets); err != nil {
 			return err
 		}
 	}
@@ -257,7 +256,7 @@ func (w *workshop) model(result pipeline.Result, channel string) (report.Model, 
 }
 
 // writeFaces writes what the model says for people and for code scanning.
-func writeFaces(d dist, m report.Model) error {
+func writeFaces(d dist, m report.Model, secrets *term.Secrets) error {
 	page, err := m.HTML()
 	if err != nil {
 		return err
@@ -271,7 +270,7 @@ func writeFaces(d dist, m report.Model) error {
 		faces["findings.sarif"] = findings
 	}
 	for _, name := range slices.Sorted(maps.Keys(faces)) {
-		if err := writeFile(d.path(name), bytes.NewReader(faces[name])); err != nil {
+		if err := writeFile(d.path(name), strings.NewReader(secrets.Hide(string(faces[name])))); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,7 @@ func run(parent context.Context, f face, c command) error {
 	defer stop()
 	env, err := readEnvironment()
 	if err != nil {
-		return exit(err)
+		return exit(err, nil)
 	}
 	s := newSession(env, f)
 	s.console.Silence()
@@ -43,21 +43,21 @@ func run(parent context.Context, f face, c command) error {
 	}
 	s.annotate(err)
 	s.console.Resume()
-	return exit(err)
+	return exit(err, env.secrets)
 }
 
 // exit makes the outermost error, the one mage prints and takes the exit status from.
-func exit(err error) error {
+func exit(err error, secrets *term.Secrets) error {
 	if err == nil {
 		return nil
 	}
-	f := failure{text: term.EscapeLines(err.Error()), code: 1}
+	f := failure{text: term.EscapeLines(secrets.Hide(err.Error())), code: 1}
 	if kind, ok := fault.KindOf(err); ok {
 		f.code = int(kind)
 		f.text += fmt.Sprintf("\n(exit %d, %s)", f.code, kind)
 	}
 	if hint := fault.HintOf(err); hint != "" {
-		f.text += "\n→ " + term.EscapeLines(hint)
+		f.text += "\n→ " + term.EscapeLines(secrets.Hide(hint))
 	}
 	return f
 }
@@ -113,12 +113,12 @@ func interruptible(parent context.Context) (context.Context, func()) {
 // print writes a result: JSON for scripts, text for people.
 func (s *session) print(value any, text func() string) error {
 	if s.face == people {
-		_, err := fmt.Fprint(s.env.stderr, text())
+		_, err := fmt.Fprint(s.env.stderr, s.env.secrets.Hide(text()))
 		return err
 	}
 	content, err := json.MarshalIndent(value, "", "  ")
 	if err == nil {
-		_, err = fmt.Fprintf(s.env.stdout, "%s\n", content)
+		_, err = fmt.Fprintln(s.env.stdout, s.env.secrets.Hide(string(content)))
 	}
 	return err
 }

@@ -125,7 +125,7 @@ func (w *workshop) openRegistry(ctx context.Context) error {
 		base = embedded.Host + "/" + w.fam.Name
 		w.public = local.DefaultAddr + "/" + w.fam.Name
 	}
-	client, err := registry.New(base, registry.Options{Cache: filepath.Join(w.env.cache, "content"), Login: w.login(base)})
+	client, err := registry.New(base, registry.Options{Cache: filepath.Join(w.env.cache, "content"), Login: w.login(base), Secrets: w.env.secrets})
 	if err != nil {
 		return &fault.Error{Op: "opening registry", Subject: base, Kind: fault.Invalid, Err: err, Hint: "set CONTAINAI_REGISTRY to host[:port]/owner, or unset it to use the embedded registry"}
 	}

@@ -149,8 +149,17 @@ func (p *signerPort) choose(ctx context.Context, a authorities) (pipeline.Signer
 			return nil, err
 		}
 		return sigstore.NewSigner(ctx, sigstore.Services{
-			Instance: policy.Instance, TrustedRoot: a.root, SigningConfig: services, Token: sigstore.ActionsToken(a.tokenURL, a.token),
+			Instance: policy.Instance, TrustedRoot: a.root, SigningConfig: services, Token: p.secretly(sigstore.ActionsToken(a.tokenURL, a.token)),
 		}, sigstore.Options{Now: p.env.now})
+	}
+}
+
+// secretly is where a token comes from that no output shows.
+func (s *session) secretly(token func(context.Context) (string, error)) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		secret, err := token(ctx)
+		s.env.secrets.Learn(secret)
+		return secret, err
 	}
 }
 
@@ -178,6 +187,7 @@ func (p *signerPort) keySigner(a authorities) (pipeline.Signer, error) {
 		return nil, &fault.Error{Op: "reading", Subject: "private key", Kind: fault.Environment, Err: err,
 			Hint: "the family trusts a key: set CONTAINAI_SIGNING_KEY to its file and CONTAINAI_SIGNING_KEY_PASSWORD"}
 	}
+	p.env.secrets.Learn(string(content))
 	src, builder := p.plan.Source, string(p.fam.Trust.Signer.Builder)
 	if builder == "" || strings.Contains(builder, "*") {
 		builder = sigstore.LocalBuilder
@@ -210,6 +220,7 @@ func (p *signerPort) localSigner(ctx context.Context) (pipeline.Signer, error) {
 		return nil, err
 	}
 	p.onClose(services.Close)
+	services.Services.Token = p.secretly(services.Services.Token)
 	signer, err := sigstore.NewSigner(ctx, services.Services, sigstore.Options{Now: p.env.now})
 	if err != nil {
 		return nil, err

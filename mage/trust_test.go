@@ -161,7 +161,7 @@ func TestAKeyInPlaceOfItsFileIsNotPrinted(t *testing.T) {
 	f := containaiFamily(t)
 	f.Trust = family.Policy{Instance: family.Key}
 	_, err = (&signerPort{workshop: &workshop{fam: f}}).open(t.Context())
-	text := exit(err).Error()
+	text := exit(err, nil).Error()
 	if !errors.Is(err, fault.Environment) || !strings.Contains(text, "CONTAINAI_SIGNING_KEY") {
 		t.Errorf("open = %v, want Environment and the variable's name", err)
 	}

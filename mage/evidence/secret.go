@@ -13,6 +13,22 @@ func LooksSecret(name, value string) bool {
 	return secretName.MatchString(name) && value != "" || secretValue.MatchString(value)
 }
 
+// minSecret is the shortest value of the environment that counts as a secret, in bytes: shorter ones
+// stand in innocent values by chance.
+const minSecret = 8
+
+// SecretsOf returns the variables of an environment that look like secrets, with their values.
+func SecretsOf(environ []string) map[string]string {
+	secrets := map[string]string{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if len(value) >= minSecret && LooksSecret(name, value) {
+			secrets[name] = value
+		}
+	}
+	return secrets
+}
+
 // HideSecrets replaces what looks like a secret, up to the next blank. What a build does is shown and
 // recorded while it runs, long before anything looks into what it made.
 func HideSecrets(text string) string {

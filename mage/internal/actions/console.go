@@ -1,11 +1,9 @@
 package actions
 
 import (
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
 	"sync"
 
@@ -57,7 +55,7 @@ func (c *Console) EndGroup() { c.command("::endgroup::\n") }
 // the runner compares exactly.
 func (c *Console) Mask(secret string) {
 	var b strings.Builder
-	for _, form := range forms(secret) {
+	for _, form := range term.Forms(secret) {
 		b.WriteString("::add-mask::" + strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(form) + "\n")
 	}
 	c.command(b.String())
@@ -120,29 +118,4 @@ func randomToken(random io.Reader) (string, error) {
 		return "", fmt.Errorf("drawing a random token: %w", err)
 	}
 	return "containai-" + hex.EncodeToString(b[:]), nil
-}
-
-// forms are the ways a secret is written down; each line of it also by itself, as logs are read.
-func forms(secret string) []string {
-	var all []string
-	seen := map[string]bool{"": true}
-	add := func(form string) {
-		if !seen[form] {
-			seen[form] = true
-			all = append(all, form)
-		}
-	}
-	lines := strings.FieldsFunc(secret, func(r rune) bool { return r == '\n' || r == '\r' })
-	for _, s := range append([]string{secret}, lines...) {
-		if strings.TrimSpace(s) == "" {
-			continue
-		}
-		add(s)
-		add(url.QueryEscape(s))
-		add(url.PathEscape(s))
-		for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
-			add(e.EncodeToString([]byte(s)))
-		}
-	}
-	return all
 }

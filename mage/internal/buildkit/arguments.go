@@ -42,7 +42,7 @@ func argumentsOf(targets map[string]printed) map[string]map[string]string {
 // checkArguments refuses what the commit does not say and what must not be told. It names
 // arguments and never their values.
 func checkArguments(declared, found map[string]map[string]string, environ []string) error {
-	secrets := secretsOf(environ)
+	secrets := evidence.SecretsOf(environ)
 	for _, target := range slices.Sorted(maps.Keys(found)) {
 		for _, name := range slices.Sorted(maps.Keys(found[target])) {
 			value := found[target][name]
@@ -73,22 +73,6 @@ func checkTargets(declared, found map[string]printed) error {
 		}
 	}
 	return nil
-}
-
-// minSecret is the shortest value of the environment that counts as a secret, in bytes: shorter ones
-// stand in innocent values by chance.
-const minSecret = 8
-
-// secretsOf returns the variables of an environment that look like secrets, with their values.
-func secretsOf(environ []string) map[string]string {
-	secrets := map[string]string{}
-	for _, variable := range environ {
-		name, value, _ := strings.Cut(variable, "=")
-		if len(value) >= minSecret && evidence.LooksSecret(name, value) {
-			secrets[name] = value
-		}
-	}
-	return secrets
 }
 
 // holds returns the name of a secret that a value holds, or "".

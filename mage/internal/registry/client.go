@@ -22,6 +22,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/credentials"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -32,6 +33,7 @@ type Options struct {
 	UserAgent  string              // empty means "containai"
 	Pause      time.Duration       // unit of every wait; zero means 1 s before a repetition and 250 ms before a read-back, growing
 	Budget     time.Duration       // longest time an operation goes without a good answer; zero means 600 pauses: 10 min
+	Secrets    *term.Secrets       // learns what registries are shown; nil: nobody asks
 	Cache      string              // directory of immutable content and of locks, for processes to share; empty means memory only
 }
 
@@ -71,7 +73,7 @@ func New(base string, o Options) (*Client, error) {
 func newClient(owner ref.Repo, o Options, wire http.RoundTripper) *Client {
 	count := &meter{calls: map[string]int{}}
 	w := newWaits(cmp.Or(max(o.Pause, 0), time.Second), o.Budget)
-	login := &auth.Client{Client: newHTTP(wire, count, w, time.Now), Credential: o.Credential, Cache: auth.NewCache()}
+	login := &auth.Client{Client: newHTTP(wire, count, w, o.Secrets, time.Now), Credential: o.Credential, Cache: auth.NewCache()}
 	locks := ""
 	if o.Cache != "" {
 		locks = filepath.Join(o.Cache, "subjects")

@@ -80,7 +80,7 @@ func ask(ctx context.Context, trusted *httptest.Server, host string) error {
 	defer transport.CloseIdleConnections()
 	count := &meter{calls: map[string]int{}}
 	login := &auth.Client{
-		Client:     newHTTP(transport, count, newWaits(time.Millisecond, 0), time.Now),
+		Client:     newHTTP(transport, count, newWaits(time.Millisecond, 0), nil, time.Now),
 		Credential: auth.StaticCredential(host, auth.Credential{Username: "me", Password: "secret"}),
 		Cache:      auth.NewCache(),
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -25,8 +26,8 @@ const (
 
 // newHTTP returns the client every request goes through: repeat what failed in passing, count what
 // is sent, refuse plain HTTP beyond this machine.
-func newHTTP(base http.RoundTripper, count *meter, w waits, now func() time.Time) *http.Client {
-	count.base = guard{base}
+func newHTTP(base http.RoundTripper, count *meter, w waits, secrets *term.Secrets, now func() time.Time) *http.Client {
+	count.base = guard{base, secrets}
 	return &http.Client{Transport: newRepeater(count, count, w, now), CheckRedirect: checkRedirect}
 }
 
@@ -97,10 +98,15 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 var errPlain = errors.New("plain HTTP is used for loopback addresses only")
 
 // guard refuses plain HTTP to another machine, also behind a redirect or a token realm, and takes
-// away the digest that a server claims: digests are computed from the bytes.
-type guard struct{ base http.RoundTripper }
+// away the digest that a server claims: digests are computed from the bytes. It tells what a server was
+// shown, which may come back in its words.
+type guard struct {
+	base    http.RoundTripper
+	secrets *term.Secrets
+}
 
 func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	g.secrets.Learn(shownBy(req)...)
 	if req.URL.Scheme != "https" && !(ref.Repo{Host: req.URL.Host}).Loopback() {
 		return nil, fmt.Errorf("%s://%s: %w", req.URL.Scheme, req.URL.Host, errPlain)
 	}
@@ -109,6 +115,13 @@ func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Header.Del("Docker-Content-Digest")
 	}
 	return resp, err
+}
+
+// shownBy are the secrets in a request: a bearer token, or a password in both its forms.
+func shownBy(req *http.Request) []string {
+	_, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	_, password, _ := req.BasicAuth()
+	return []string{token, password}
 }
 
 // Counts says how many requests went over the wire, repeated ones included, and what waiting cost.

@@ -2,9 +2,9 @@
 //
 // Everything that happens is an [Event]; a [Sink] takes events. One stream has three faces: a
 // [Printer] shows it to a person, live on a terminal and as plain lines elsewhere, and [Lines]
-// writes it as JSON for machines; [Multi] feeds several, [Stamp] tells them the time. A [Table]
-// closes a run. Invariant: text from outside reaches a terminal, a workflow command or Markdown
-// only through [Escape] and its siblings, so nothing that is printed can act.
+// writes it as JSON for machines; [Multi] feeds several, [Stamp] tells them the time, [Hiding] takes
+// [Secrets] out. A [Table] closes a run. Invariant: text from outside reaches a terminal, a workflow
+// command or Markdown only through [Escape] and its siblings, so nothing that is printed can act.
 package term
 
 import (
