@@ -1,9 +1,11 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"path"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -151,17 +153,18 @@ func severityScore(severity string) string {
 	return "0.0"
 }
 
-// newResult places a finding in its image, as if that were a directory: files of images are no files
-// of the repository.
+// placeOf is a finding's place in its image, as if that were a directory: files of images are no files
+// of the repository. A name like ../../x came out of an image, and leads out of no directory.
+func placeOf(f release.Found) string {
+	inside := path.Clean("/" + cmp.Or(f.Path, f.Package))
+	return (&url.URL{Path: f.Cell.Image + inside}).EscapedPath()
+}
+
 func newResult(f release.Found, rule int) sarifResult {
-	path := f.Path
-	if path == "" {
-		path = f.Package
-	}
 	result := sarifResult{
 		RuleID: f.ID, RuleIndex: rule, Level: "warning", Message: sarifMessage{f.String()},
 		Locations: []sarifLocation{{
-			Physical: sarifPhysical{sarifArtifact{(&url.URL{Path: f.Cell.Image + "/" + path}).EscapedPath()}, sarifRegion{max(f.Line, 1)}},
+			Physical: sarifPhysical{sarifArtifact{placeOf(f)}, sarifRegion{max(f.Line, 1)}},
 			Logical:  []sarifLogical{{f.Cell.String(), "module"}},
 		}},
 		Fingerprints: map[string]string{"containai/v1": fingerprint(f)},

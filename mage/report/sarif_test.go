@@ -135,6 +135,25 @@ func TestFindingsAreValidSARIF(t *testing.T) {
 	}
 }
 
+// E7: the names of files and packages come out of an image. None of them leads to a file of the
+// repository, which is where code scanning looks for what an address names.
+func TestE7AFindingsPlaceStaysInItsImage(t *testing.T) {
+	for name, want := range map[string]string{
+		"../../etc/passwd": "tiny/etc/passwd", "/etc/passwd": "tiny/etc/passwd", "a/../../../b": "tiny/b", "..": "tiny/", "a//./b": "tiny/a/b",
+		"%2e%2e/x": "tiny/%252e%252e/x", `..\x`: "tiny/..%5Cx", "a?b#c": "tiny/a%3Fb%23c", "https://evil.example/": "tiny/https:/evil.example", "a\nb": "tiny/a%0Ab",
+	} {
+		for _, finding := range []evidence.Finding{
+			{Kind: evidence.Secret, ID: "private-key", Severity: "HIGH", Path: name},
+			{Kind: evidence.Vulnerability, ID: "CVE-2026-1", Severity: "HIGH", Package: name, Version: "1", FixedIn: "2"},
+		} {
+			run := readSARIF(t, judged(scan(evidence.Scanned, finding)))
+			if got := *run.Results[0].Locations[0].PhysicalLocation.ArtifactLocation.URI; got != want {
+				t.Errorf("%s of %q is placed at %s, want %s", finding.Kind, name, got, want)
+			}
+		}
+	}
+}
+
 func TestSARIFHoldsTheWorstThatGitHubTakes(t *testing.T) {
 	var findings []evidence.Finding
 	for range 5001 {
