@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The refusals that docker prints as "denied: permission_denied: …".
@@ -122,7 +124,7 @@ func (g *GitHub) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.mu.Lock()
-	secret := fmt.Sprintf("bearer-%d", g.nextID())
+	secret := "bearer-" + digest.FromString(fmt.Sprint(g.nextID())).Encoded() // long enough to be found where it should not be
 	g.bearers[secret] = &bearer{account: account, scopes: scopes}
 	g.mu.Unlock()
 	reply(w, http.StatusOK, map[string]string{"token": secret})
