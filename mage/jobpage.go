@@ -31,26 +31,50 @@ func (s *session) annotate(err error) {
 	if err == nil {
 		return
 	}
-	var all []actions.Annotation
+	title, message := s.told(err)
+	all := []actions.Annotation{{Level: actions.Error, Title: title, Message: message}}
 	var verdict *release.Verdict
 	if errors.As(err, &verdict) {
 		for _, f := range verdict.Findings[:verdict.Blocking()] {
-			all = append(all, actions.Annotation{Level: actions.Error, Title: strings.TrimSpace(f.Severity + " " + f.ID), Message: f.String()})
+			all = append(all, actions.Annotation{Level: actions.Error, Title: s.env.secrets.Hide(strings.TrimSpace(f.Severity + " " + f.ID)), Message: s.env.secrets.Hide(f.String())})
 		}
 	}
-	title := "exit 1"
+	s.console.Annotate(all)
+}
+
+// told is a failure for a page: its exit code, and what happened with the next step.
+func (s *session) told(err error) (title, message string) {
+	title = "exit 1"
 	if kind, ok := fault.KindOf(err); ok {
 		title = fmt.Sprintf("exit %d, %s", int(kind), kind)
 	}
-	message := err.Error()
+	message = err.Error()
 	if hint := fault.HintOf(err); hint != "" {
 		message += "\n→ " + hint
 	}
-	all = append([]actions.Annotation{{Level: actions.Error, Title: title, Message: message}}, all...)
-	for i := range all {
-		all[i].Title, all[i].Message = s.env.secrets.Hide(all[i].Title), s.env.secrets.Hide(all[i].Message)
+	return title, s.env.secrets.Hide(message)
+}
+
+// maxTold is how many lines of a failure a page shows; the log and the report have all.
+const maxTold = 40
+
+// tellFailure ends the job's page with why the command failed.
+func (s *session) tellFailure(err error) error {
+	if err == nil || !s.env.job.Running() || s.env.job.Summary == "" {
+		return nil
 	}
-	s.console.Annotate(all)
+	title, message := s.told(err)
+	var out strings.Builder
+	fmt.Fprintf(&out, "\n**It failed: %s**\n\n", term.EscapeMarkdown(title))
+	lines := strings.Split(strings.TrimSpace(message), "\n")
+	for i, line := range lines {
+		if i == maxTold {
+			fmt.Fprintf(&out, "> and %d lines more, in the log\n", len(lines)-maxTold)
+			break
+		}
+		fmt.Fprintf(&out, "> %s  \n", term.EscapeMarkdown(strings.TrimSpace(line)))
+	}
+	return actions.WriteSummary(s.env.job.Summary, []byte(out.String()))
 }
 
 // tellJob leaves to the job what it hands over, and to its page what was released.
@@ -93,15 +117,22 @@ func jobPage(m report.Model, f *family.Family) []byte {
 // word is one word of a command that people copy.
 func word(s string) string { return shellQuote(term.Escape(s)) }
 
-// graphOf draws how the members stand on each other and what names them. The names are those of the
-// family file, whose grammar leaves no character that Mermaid would take for its own.
+// graphOf draws how the members stand on each other, inside of the channel that serves them. The names are
+// those of the family file, whose grammar leaves no character that Mermaid would take for its own.
 func graphOf(m report.Model, f *family.Family) string {
 	var out strings.Builder
-	out.WriteString("flowchart LR\n  commit([" + quoteNode(m.Tag) + "])\n")
+	out.WriteString("flowchart LR\n  commit([" + quoteNode(m.ShortTag()) + "])\n")
+	served := m.Reached == string(pipeline.UntilPromote)
+	if served {
+		fmt.Fprintf(&out, "  subgraph channel[%s]\n", quoteNode(fmt.Sprintf("%s, generation %d", m.Channel, m.Generation)))
+	}
 	nodes := map[string]string{}
 	for i, member := range m.Members {
 		nodes[member.Name] = fmt.Sprintf("m%d", i)
 		fmt.Fprintf(&out, "  m%d[%s]\n", i, quoteNode(member.Name))
+	}
+	if served {
+		out.WriteString("  end\n")
 	}
 	for _, member := range m.Members {
 		from := "commit"
@@ -109,12 +140,6 @@ func graphOf(m report.Model, f *family.Family) string {
 			from = nodes[image.From]
 		}
 		fmt.Fprintf(&out, "  %s --> %s\n", from, nodes[member.Name])
-	}
-	if m.Reached == string(pipeline.UntilPromote) {
-		fmt.Fprintf(&out, "  channel{{%s}}\n", quoteNode(fmt.Sprintf("%s, generation %d", m.Channel, m.Generation)))
-		for _, member := range m.Members {
-			fmt.Fprintf(&out, "  %s -.- channel\n", nodes[member.Name])
-		}
 	}
 	return out.String()
 }

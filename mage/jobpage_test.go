@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/actions"
+	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/report"
@@ -30,7 +33,7 @@ func pageOf(name, channel, registry string) string {
 func TestThePageOfARunShowsHowItHangsTogetherAndHowToCheckIt(t *testing.T) {
 	page := pageOf("tiny", "dev", "ghcr.io/containai")
 	for _, want := range []string{
-		"```mermaid\nflowchart LR\n  commit([\"sha-aaaa", "  commit --> m0\n  m0 --> m1\n  commit --> m2\n", "channel{{\"dev, generation 7\"}}",
+		"```mermaid\nflowchart LR\n  commit([\"sha-aaaa", "  commit --> m0\n  m0 --> m1\n  commit --> m2\n", "  subgraph channel[\"dev, generation 7\"]\n  m0[\"base\"]\n", "  m2[\"payload\"]\n  end\n",
 		"export CONTAINAI_REGISTRY=ghcr.io/containai\ngo tool mage verify:channel dev\n",
 		"verify:image tiny@" + digest.FromString("2").String() + "\n",
 	} {
@@ -68,6 +71,38 @@ func TestE7NothingEscapesFromThePageOfARun(t *testing.T) {
 				t.Errorf("it acts:\n%s", page)
 			}
 		})
+	}
+}
+
+// E7, F1: the page of a run that failed says why and what to do, in words that act on nothing.
+func TestE7TheRunsPageSaysWhyItFailed(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "summary.md")
+	job := actions.Read(func(name string) string {
+		return map[string]string{"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": page}[name]
+	})
+	secrets := &term.Secrets{}
+	secrets.Learn("ghs_of_the_job")
+	s := &session{env: environment{job: job, secrets: secrets}}
+	lines := strings.Repeat("\n## <img src=x> ```", 60)
+	err := fault.New(fault.Refused, "approving", "dev", "the server says ghs_of_the_job%s", lines).WithHint("ask | somebody")
+	if err := s.tellFailure(err); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.tellFailure(nil); err != nil {
+		t.Fatal(err)
+	}
+	content, readErr := os.ReadFile(page)
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	got := string(content)
+	if !strings.HasPrefix(got, "\n**It failed: exit 30, Refused**\n\n> approving dev") || !strings.Contains(got, "22 lines more") {
+		t.Errorf("the page says:\n%s", got)
+	}
+	for line := range strings.Lines(got) {
+		if strings.HasPrefix(line, "#") || strings.Contains(line, "<img") || strings.Contains(line, "```") || strings.Contains(line, "ghs_of") {
+			t.Errorf("it acts, or tells a secret: %q", line)
+		}
 	}
 }
 

@@ -35,13 +35,22 @@ func run(parent context.Context, f face, c command) error {
 	if err != nil {
 		return exit(err, nil)
 	}
+	return perform(ctx, env, f, c)
+}
+
+// perform runs a command in a session of its own. In a job nothing that is printed meanwhile is obeyed
+// as a command of the runner, but for the session's own.
+func perform(ctx context.Context, env environment, f face, c command) error {
 	s := newSession(env, f)
 	s.console.Silence()
-	err = c(ctx, s)
+	err := c(ctx, s)
 	if closing := s.close(); err == nil {
 		err = closing
 	}
 	s.annotate(err)
+	if telling := s.tellFailure(err); telling != nil {
+		err = errors.Join(err, telling)
+	}
 	s.console.Resume()
 	return exit(err, env.secrets)
 }

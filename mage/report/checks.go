@@ -38,6 +38,9 @@ func (c Check) Took() string {
 	return time.Duration(c.Seconds * float64(time.Second)).Round(10 * time.Millisecond).String()
 }
 
+// cellChecks is how many checks there are of each cell.
+const cellChecks = 4
+
 // newChecks tells of every check of a cell, in the order of the table.
 func newChecks(r evidence.Report) []Check {
 	cell := newCell(r)

@@ -204,6 +204,9 @@ func (m Model) NotScanned() int {
 	return n
 }
 
+// ShortTag is the immutable tag as people compare it.
+func (m Model) ShortTag() string { return short(m.Tag) }
+
 // Duration is the run's wall time, rounded for people.
 func (m Model) Duration() time.Duration {
 	return time.Duration(m.Seconds * float64(time.Second)).Round(100 * time.Millisecond)
@@ -225,25 +228,99 @@ func (m Model) Markdown(escape func(string) string) []byte {
 	for _, member := range m.Members {
 		line("| %s | `%s` |", escape(member.Name), member.Digest)
 	}
-	for _, member := range m.Members {
-		if member.Kept != "" {
-			line("\nKept %s: %s.", escape(member.Name), escape(member.Kept))
-		}
-		if member.Anew != "" {
-			line("\nBuilt %s: %s.", escape(member.Name), escape(member.Anew))
-		}
+	for _, told := range m.told() {
+		line("\n%s.", escape(told))
 	}
-	if len(m.Checks) > 0 {
-		line("\n| image | platform | check | result | took | digest |\n|---|---|---|---|---|---|")
-		for _, c := range m.Checks {
-			line("| %s | %s | %s | %s | %s | `%s` |", escape(c.Image), escape(c.Platform), c.Check, escape(c.Result), c.Took(), c.Digest)
-		}
-	}
+	m.cellsMarkdown(line, escape)
 	if n := m.NotScanned(); n > 0 {
 		line("\n**%d of %d cells: vulnerabilities NOT SCANNED.** They are not known to be clean.", n, len(m.Cells))
+		for _, why := range m.unscanned() {
+			line("\n- %s", escape(why))
+		}
 	}
 	line("\nRegistry %s: %s in %s.", escape(m.Registry), m.Requests, m.Duration())
 	return out.Bytes()
+}
+
+// told says what became of images that an earlier release has: those with one reason in one line.
+func (m Model) told() []string {
+	var lines []string
+	images := map[string][]string{}
+	add := func(verb, name, why string) {
+		key := verb + " %s: " + why
+		if why != "" && images[key] == nil {
+			lines = append(lines, key)
+		}
+		images[key] = append(images[key], name)
+	}
+	for _, member := range m.Members {
+		add("Kept", member.Name, member.Kept)
+		add("Built", member.Name, member.Anew)
+	}
+	for i, key := range lines {
+		lines[i] = strings.Replace(key, "%s", strings.Join(images[key], ", "), 1)
+	}
+	return lines
+}
+
+// cellsMarkdown is the table of the cells, one a line, with a column for each check.
+func (m Model) cellsMarkdown(line func(string, ...any), escape func(string) string) {
+	for i, c := range m.Checks {
+		if i == 0 {
+			line("\n| image | platform | packages | secrets | vulnerabilities | smoke | took | digest |\n|---|---|---|---|---|---|---|---|")
+		}
+		if i%cellChecks != 0 {
+			continue
+		}
+		row := []string{c.Image, c.Platform}
+		for _, check := range m.Checks[i : i+cellChecks] {
+			result, _, _ := strings.Cut(check.Result, ":") // why nobody looked is told below
+			row = append(row, strings.TrimSuffix(strings.TrimSuffix(result, " passed"), " packages"))
+		}
+		row = append(row, tookInAll(m.Checks[i:i+cellChecks]))
+		for j := range row {
+			row[j] = escape(row[j])
+		}
+		line("| %s | `%s` |", strings.Join(row, " | "), c.Digest.String()[:min(len(c.Digest), len("sha256:")+12)])
+	}
+}
+
+// tookInAll is how long a cell's checks took, and where the results come from that took nothing now.
+func tookInAll(checks []Check) string {
+	var parts []string
+	seconds := 0.0
+	for _, c := range checks {
+		if c.Source == Looked {
+			seconds += c.Seconds
+		} else if !slices.Contains(parts, string(c.Source)) {
+			parts = append(parts, string(c.Source))
+		}
+	}
+	if seconds > 0 || len(parts) == 0 {
+		parts = append([]string{time.Duration(seconds * float64(time.Second)).Round(10 * time.Millisecond).String()}, parts...)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// unscanned says which cells nobody looked at, and why, once for each reason.
+func (m Model) unscanned() []string {
+	var lines []string
+	cells := map[string][]string{}
+	for _, c := range m.Cells {
+		if !c.NotScanned {
+			continue
+		}
+		if cells[c.Vulns] == nil {
+			lines = append(lines, c.Vulns)
+		}
+		cells[c.Vulns] = append(cells[c.Vulns], c.Image+" "+c.Platform)
+	}
+	for i, why := range lines {
+		if len(cells[why]) < len(m.Cells) {
+			lines[i] = why + " (" + strings.Join(cells[why], ", ") + ")"
+		}
+	}
+	return lines
 }
 
 // maxListed is how many findings the summary lists.

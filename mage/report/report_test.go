@@ -76,6 +76,25 @@ func TestARefusalIsTheFirstThingTheSummarySays(t *testing.T) {
 	}
 }
 
+// Who opens a run's page sees each cell in one line, and each reason once.
+func TestTheSummaryIsForReading(t *testing.T) {
+	fast, other := scan(evidence.Scanned), scan(evidence.NotScanned)
+	fast.Checks = []evidence.Check{{Name: "sbom", Took: time.Second}, {Name: "secrets", Took: 500 * time.Millisecond}, {Name: "vulnerabilities", Took: time.Second, Cached: true}}
+	m := model(fast, other)
+	for i, why := range []string{"it is the same", "it is the same", "it was another"} {
+		m.Members = append(m.Members, report.Member{Name: fmt.Sprintf("image-%d", i), Kept: why})
+	}
+	summary := string(m.Markdown(plain))
+	for _, want := range []string{
+		"| tiny | linux/amd64 | 0 | none | none | 0 of 0 | 1.5s, cached, attested | `sha256:", "| NOT SCANNED | 0 of 0 | attested | `sha256:",
+		"\nKept image-0, image-1: it is the same.\n", "\nKept image-2: it was another.\n", "\n- NOT SCANNED: no database (tiny linux/amd64)\n",
+	} {
+		if !strings.Contains(summary, want) {
+			t.Errorf("the summary lacks %q:\n%s", want, summary)
+		}
+	}
+}
+
 func plain(s string) string { return s }
 
 func TestACellThatWasNotScannedIsNeverShownAsClean(t *testing.T) {
