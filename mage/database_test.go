@@ -106,7 +106,7 @@ func asking(t *testing.T, unscanned bool, sources ...string) (*inspectorPort, *b
 	env := at(rehearsal.Epoch())
 	env.cache, env.stderr, env.terminal = t.TempDir(), &said, term.Options{}
 	w := &workshop{
-		session: &session{env: env, progress: newProgress(env)},
+		session: &session{env: env, progress: newProgress(env, newConsole(env))},
 		fam:     &family.Family{Vulnerabilities: family.Vulnerabilities{Sources: sources, MaxAge: 24 * time.Hour}},
 	}
 	return &inspectorPort{workshop: w, unscanned: unscanned}, &said

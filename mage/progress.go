@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/actions"
 	"github.com/containai/containai/mage/internal/buildkit"
 	"github.com/containai/containai/mage/internal/inspect"
 	"github.com/containai/containai/mage/internal/term"
@@ -18,6 +19,8 @@ import (
 type progress struct {
 	mu      sync.Mutex
 	printer *term.Printer
+	shown   term.Sink // the printer, with the job's groups
+	fold    *folding  // nil outside of a job
 	sink    term.Sink
 	file    *os.File
 	lines   *term.Lines
@@ -25,9 +28,47 @@ type progress struct {
 	quiet   bool // BuildKit runs smoke tests: its steps are nobody's news
 }
 
-func newProgress(env environment) *progress {
-	printer := term.New(env.stderr, env.terminal)
-	return &progress{env: env, printer: printer, sink: term.Hiding(env.secrets, term.Stamp(env.now, printer))}
+func newProgress(env environment, console *actions.Console) *progress {
+	p := &progress{env: env, printer: term.New(env.stderr, env.terminal)}
+	p.shown = p.printer
+	if env.job.Running() {
+		p.fold = &folding{console: console, to: p.printer}
+		p.shown = p.fold
+	}
+	p.sink = term.Hiding(env.secrets, term.Stamp(env.now, p.shown))
+	return p
+}
+
+// folding opens a group of a job's log for each stage that begins: who reads it unfolds one.
+type folding struct {
+	console *actions.Console
+	to      term.Sink
+
+	mu    sync.Mutex
+	stage string // whose group is open; empty: none is
+}
+
+func (f *folding) Emit(e term.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e.State == term.Started && e.Stage != f.stage {
+		f.console.Group(e.Stage) // which ends the one before
+		f.stage = e.Stage
+	}
+	f.to.Emit(e)
+}
+
+// end closes the group that is open: what follows is for everybody.
+func (f *folding) end() {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stage != "" {
+		f.console.EndGroup()
+		f.stage = ""
+	}
 }
 
 // record adds a file to the stream. It is appended to: a resumed release keeps one history.
@@ -45,12 +86,15 @@ func (p *progress) record(path string) error {
 		return fault.Wrap(err, fault.Environment, "writing", path)
 	}
 	p.file, p.lines = f, term.JSONLines(f)
-	p.sink = term.Hiding(p.env.secrets, term.Stamp(p.env.now, term.Multi(p.printer, p.lines)))
+	p.sink = term.Hiding(p.env.secrets, term.Stamp(p.env.now, term.Multi(p.shown, p.lines)))
 	return nil
 }
 
-// settle removes the live lines, so that a summary can follow.
-func (p *progress) settle() { _ = p.printer.Close() }
+// settle removes the live lines and ends the group, so that a summary can follow.
+func (p *progress) settle() {
+	_ = p.printer.Close()
+	p.fold.end()
+}
 
 func (p *progress) close() error {
 	p.settle()

@@ -33,7 +33,8 @@ type session struct {
 }
 
 func newSession(env environment, f face) *session {
-	return &session{env: env, face: f, began: env.now(), progress: newProgress(env), console: newConsole(env)}
+	console := newConsole(env)
+	return &session{env: env, face: f, began: env.now(), progress: newProgress(env, console), console: console}
 }
 
 func (s *session) close() error {
