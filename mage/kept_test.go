@@ -91,6 +91,11 @@ func TestAKeptImageIsInspectedAgainWhenTheDatabaseChanged(t *testing.T) {
 		if r, err := v.Channel(t.Context(), "dev", time.Now()); err != nil {
 			t.Errorf("at %.4s after %d checks: %v", step.commit, len(r.Checks), err)
 		}
+		for _, name := range f.fam.ImageNames() {
+			if r, err := v.Image(t.Context(), name, "dev", time.Now()); err != nil || r.Commit != first {
+				t.Errorf("at %.4s %s is of %.4s after %d checks: %v", step.commit, name, r.Commit, len(r.Checks), err)
+			}
+		}
 	}
 }
 
