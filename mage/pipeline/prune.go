@@ -132,7 +132,7 @@ func (s *sweep) tell(at string, e retention.Entry) {
 
 func (s *sweep) shelf(repo ref.Repo) Shelf { return s.k.Shelves[s.k.member(repo)] }
 
-// one deletes an item, unless it stays. The journal has it before the registry hears of it.
+// one deletes an item, unless it stays.
 func (s *sweep) one(ctx context.Context, shelf Shelf, it graph.Item) (retention.Entry, error) {
 	e := retention.NewEntry(s.run, s.k.place(it.At), it, s.facts.Now)
 	if !s.doomed[it.At] {
@@ -154,16 +154,23 @@ func (s *sweep) one(ctx context.Context, shelf Shelf, it graph.Item) (retention.
 	if err := s.keep(ctx, shelf, it); err != nil {
 		return e, err
 	}
-	if err := s.k.Journal.Append(e); err != nil {
-		return e, err
-	}
-	if e.Outcome, e.Why, err = shelf.Delete(ctx, it); err != nil {
-		return e, err
-	}
+	e, err = s.remove(ctx, shelf, it, e)
 	if e.Outcome == retention.Retained {
 		s.spare(it.At, "something that leads to it is retained")
 	}
-	return e, s.k.Journal.Append(e)
+	return e, err
+}
+
+// remove deletes an item. The journal has it before the registry hears of it, and what became of it after.
+func (s *sweep) remove(ctx context.Context, shelf Shelf, it graph.Item, e retention.Entry) (retention.Entry, error) {
+	err := s.k.Journal.Append(e)
+	if err == nil {
+		e.Outcome, e.Why, err = shelf.Delete(ctx, it)
+	}
+	if err == nil {
+		err = s.k.Journal.Append(e)
+	}
+	return e, err
 }
 
 // keep puts a manifest into the trash.

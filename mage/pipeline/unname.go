@@ -123,14 +123,8 @@ func (s *sweep) discard(ctx context.Context, shelf Shelf, waste graph.Node, move
 			return "", "", fault.New(fault.Conflict, "discarding", it.At.String(), "somebody gave it the tag %s", tag).WithHint("plan again")
 		}
 	}
-	e := retention.NewEntry(s.run, s.k.place(it.At), it, s.facts.Now)
-	if err := s.k.Journal.Append(e); err != nil {
-		return "", "", err
-	}
-	if e.Outcome, e.Why, err = shelf.Delete(ctx, it); err != nil {
-		return "", "", err
-	}
-	if err := s.k.Journal.Append(e); err != nil || e.Outcome == retention.Retained {
+	e, err := s.remove(ctx, shelf, it, retention.NewEntry(s.run, s.k.place(it.At), it, s.facts.Now))
+	if err != nil || e.Outcome == retention.Retained {
 		return e.Outcome, e.Why, err
 	}
 	return retention.Deleted, "", nil
