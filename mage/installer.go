@@ -133,7 +133,7 @@ func (p packer) fill(template []byte, name string, f *family.Family, verifiers [
 	}
 	var out strings.Builder
 	for _, value := range [][2]string{{"default_registry", p.public}, {"family", f.Name}, {"artifact", name}, {"needs_root", needsRoot}} {
-		fmt.Fprintf(&out, "%s=%s\n", value[0], shellQuote(value[1]))
+		fmt.Fprintf(&out, "%s=%s\n", value[0], tool.Quote(value[1]))
 	}
 	for _, layer := range verifiers {
 		_, processor, _ := strings.Cut(layer.Annotations[platformAnnotation], "/")

@@ -12,6 +12,7 @@ import (
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/actions"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/report"
@@ -115,7 +116,7 @@ func jobPage(m report.Model, f *family.Family) []byte {
 }
 
 // word is one word of a command that people copy.
-func word(s string) string { return shellQuote(term.Escape(s)) }
+func word(s string) string { return tool.Quote(term.Escape(s)) }
 
 // graphOf draws how the members stand on each other, inside of the channel that serves them. The names are
 // those of the family file, whose grammar leaves no character that Mermaid would take for its own.

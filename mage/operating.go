@@ -14,6 +14,7 @@ import (
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 )
@@ -42,7 +43,7 @@ func ask(command string, channel, to, reason, out *string, apply *bool) intent {
 	}
 	for _, flag := range []struct{ name, value string }{{"channel", text(channel)}, {"to", in.to}, {"reason", in.reason}} {
 		if flag.value != "" {
-			in.again += fmt.Sprintf(" -%s=%s", flag.name, shellQuote(flag.value))
+			in.again += fmt.Sprintf(" -%s=%s", flag.name, tool.Quote(flag.value))
 		}
 	}
 	return in
@@ -65,14 +66,6 @@ func text(flag *string) string {
 		return ""
 	}
 	return *flag
-}
-
-// shellQuote makes a text one word of a POSIX shell.
-func shellQuote(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@") == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // planner makes the plan of an operation.
@@ -211,7 +204,7 @@ func doneText(o operation, in intent) string {
 	case o.Applied:
 		return fmt.Sprintf("done: %d tags moved\n", len(o.Moved))
 	case in.out != "":
-		return planText(o.Change) + "nothing was done; to do exactly this: mage ops:apply " + shellQuote(in.out) + "\n"
+		return planText(o.Change) + "nothing was done; to do exactly this: mage ops:apply " + tool.Quote(in.out) + "\n"
 	}
 	return planText(o.Change) + "nothing was done; to do it: " + term.Escape(in.again) + " -apply\n"
 }
@@ -252,14 +245,14 @@ func (w *workshop) movers() []string {
 
 // dispatch is the command that asks a workflow, which may sign, for a rollback.
 func dispatch(in intent) string {
-	command := "gh workflow run rollback.yml -f channel=" + shellQuote(in.channel)
+	command := "gh workflow run rollback.yml -f channel=" + tool.Quote(in.channel)
 	if in.to != "" {
-		command += " -f to=" + shellQuote(in.to)
+		command += " -f to=" + tool.Quote(in.to)
 	}
 	if in.bad {
 		command += " -f bad=true"
 	}
-	return command + " -f reason=" + shellQuote(in.reason)
+	return command + " -f reason=" + tool.Quote(in.reason)
 }
 
 // maxPlan bounds a saved plan, in bytes.

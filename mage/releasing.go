@@ -9,6 +9,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
 	"github.com/containai/containai/mage/report"
@@ -101,7 +102,7 @@ func (x wish) check() error {
 		}
 	}
 	if x.rebuild && x.commit != "" {
-		return fault.New(fault.Invalid, "releasing", x.commit, "what is rebuilt has to be checked out").WithHint("git switch --detach %s, then the same command without -commit", shellQuote(x.commit))
+		return fault.New(fault.Invalid, "releasing", x.commit, "what is rebuilt has to be checked out").WithHint("git switch --detach %s, then the same command without -commit", tool.Quote(x.commit))
 	}
 	return checkStage(x.until)
 }

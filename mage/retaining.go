@@ -13,6 +13,7 @@ import (
 	"github.com/containai/containai/mage/internal/ghcr"
 	"github.com/containai/containai/mage/internal/registry"
 	"github.com/containai/containai/mage/internal/term"
+	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/retention"
@@ -122,7 +123,7 @@ func (p pruning) again() string {
 	if p.allow == "" {
 		return "mage ops:prune -apply"
 	}
-	return "mage ops:prune -allow=" + shellQuote(p.allow) + " -apply"
+	return "mage ops:prune -allow=" + tool.Quote(p.allow) + " -apply"
 }
 
 // pruned is what ops:prune prints with -json.
@@ -274,7 +275,7 @@ func prunedText(p pruned, in pruning) string {
 	case !p.Applied && p.Empty():
 		return pruneText(p.Plan) + "nothing to do\n"
 	case !p.Applied && in.out != "":
-		return pruneText(p.Plan) + "nothing was done; to do exactly this: mage ops:apply " + term.Escape(shellQuote(in.out)) + "\n"
+		return pruneText(p.Plan) + "nothing was done; to do exactly this: mage ops:apply " + term.Escape(tool.Quote(in.out)) + "\n"
 	case !p.Applied:
 		return pruneText(p.Plan) + "nothing was done; to do it: " + term.Escape(in.again()) + "\n"
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/magefile/mage/mg"
 
 	"github.com/containai/containai/mage/family"
+	"github.com/containai/containai/mage/internal/tool"
 )
 
 // Build makes the images, and nothing leaves this machine.
@@ -150,7 +151,7 @@ func (Ops) Unhold(ctx context.Context, channel, reason, out *string, apply *bool
 
 // Retag gives the whole family, as -from= shows it, another movable name -to=.
 func (Ops) Retag(ctx context.Context, from, to, out *string, apply *bool, json *bool) error {
-	return run(ctx, output(json), retag(ask("mage ops:retag -from="+shellQuote(text(from)), nil, to, nil, out, apply), text(from)))
+	return run(ctx, output(json), retag(ask("mage ops:retag -from="+tool.Quote(text(from)), nil, to, nil, out, apply), text(from)))
 }
 
 // Reconcile derives every channel tag from the ledger: prints what drifted, repairs it with -apply.

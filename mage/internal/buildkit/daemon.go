@@ -68,8 +68,7 @@ func (b *Builder) startDaemon(ctx context.Context) (string, error) {
 // writeRunc writes the runc that the daemon starts: the machine's, with its notes about running
 // steps in the state directory instead of /run, where a killed daemon's would stay.
 func (b *Builder) writeRunc() error {
-	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-	script := fmt.Sprintf("#!/bin/sh\nexec %s --root %s \"$@\"\n", quote(tool.Find("runc")), quote(b.state("steps")))
+	script := fmt.Sprintf("#!/bin/sh\nexec %s --root %s \"$@\"\n", tool.Quote(tool.Find("runc")), tool.Quote(b.state("steps")))
 	return fault.Wrap(os.WriteFile(b.state("runc"), []byte(script), 0o700), fault.Environment, "writing", b.state("runc"))
 }
 

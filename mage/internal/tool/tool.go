@@ -145,6 +145,14 @@ func isolate(attr *syscall.SysProcAttr) {
 	}
 }
 
+// Quote makes a text one word of a POSIX shell, for a script or for somebody who copies the line.
+func Quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // ExitError is a program that failed, with the last lines it printed.
 type ExitError struct {
 	Err  error
