@@ -165,7 +165,7 @@ func create(root *os.Root, f written) (err error) {
 	if err != nil {
 		return err
 	}
-	defer root.Remove(half)
+	defer func() { err = errors.Join(err, root.Remove(half)) }()
 	_, err = file.Write(f.Content)
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
