@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containai/containai/mage/internal/buildkit"
 	"github.com/containai/containai/mage/internal/tool"
@@ -107,7 +108,9 @@ func (s stranger) run(t *testing.T, commands string) string {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), "sh", "-ec", commands)
 	c.Dir, c.Env = s.dir, s.env
+	began := time.Now()
 	out, err := c.CombinedOutput()
+	t.Logf("%s: %.0f s", commands, time.Since(began).Seconds())
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", commands, err, out)
 	}
