@@ -9,7 +9,7 @@ import (
 	"github.com/containai/containai/mage/release"
 )
 
-func TestAReleaseTakesNoCacheThatAPullRequestCouldHaveWritten(t *testing.T) {
+func TestF5AReleaseTakesNoCacheThatAPullRequestCouldHaveWritten(t *testing.T) {
 	refuses, allows := family.Gate{}, family.Gate{Cache: true}
 	for name, test := range map[string]struct {
 		purpose release.Purpose
@@ -30,9 +30,9 @@ func TestAReleaseTakesNoCacheThatAPullRequestCouldHaveWritten(t *testing.T) {
 	}
 }
 
-// TestGateRefusesWhatACacheMade: what was built with a cache earlier, for a channel that allows it, does
+// TestF5TheGateRefusesWhatACacheMade: what was built with a cache earlier, for a channel that allows it, does
 // not reach one that does not, also not by promotion, which asks the gate again.
-func TestGateRefusesWhatACacheMade(t *testing.T) {
+func TestF5TheGateRefusesWhatACacheMade(t *testing.T) {
 	r := record()
 	image := r.Images["app"]
 	image.Cached = true
