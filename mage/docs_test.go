@@ -133,6 +133,36 @@ func anchors(page string) []string {
 	return names
 }
 
+// TestNoPackageIsWithoutPurpose: docs/architecture.md says of every package why it exists, and of none that is gone.
+func TestNoPackageIsWithoutPurpose(t *testing.T) {
+	purposes := map[string]bool{}
+	row := regexp.MustCompile("(?m)^\\| ((?:`[^`]+`[ +]*)+)\\| \\S")
+	for _, cells := range row.FindAllStringSubmatch(pages(t)["docs/architecture.md"], -1) {
+		for name := range strings.FieldsFuncSeq(cells[1], func(r rune) bool { return r == '`' || r == ' ' || r == '+' }) {
+			purposes[strings.TrimSuffix(name, "/")] = true
+		}
+	}
+	packages := map[string]bool{".": true}
+	for _, s := range sources(t) {
+		packages[s.dir] = true
+		if s.dir != "." && !purposes[s.dir] {
+			packages[s.dir] = false
+		}
+	}
+	for dir, said := range packages {
+		if parent := filepath.Dir(dir); !said && !(strings.Contains(dir, "internal/") && purposes[parent]) {
+			t.Errorf("docs/architecture.md does not say why %s exists", dir)
+		}
+	}
+	for name := range purposes {
+		if strings.HasPrefix(name, "mage/") {
+			if _, err := os.Stat(filepath.Join("..", name)); err != nil {
+				t.Errorf("docs/architecture.md has %s, which is not there", name)
+			}
+		}
+	}
+}
+
 // TestNoPublicPackageIsWithoutExample: whoever imports a package sees it used, and the example is run.
 func TestNoPublicPackageIsWithoutExample(t *testing.T) {
 	examples := map[string]bool{}
