@@ -9,7 +9,7 @@ import (
 
 // The picture's measures, in pixels.
 const (
-	label   = 330 // the room for names, left
+	label   = 170 // the room for names, left
 	width   = 360 // the room for bars
 	right   = 100 // the room for numbers
 	line    = 22

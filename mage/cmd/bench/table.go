@@ -3,13 +3,18 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
 // table is the part of the page between the markers.
 func table(rows []row, where place) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s\n\n![What ours takes, as a part of what the peer takes](benchmarks.svg)\n\n", where)
+	said := where.String()
+	if !slices.ContainsFunc(rows, func(r row) bool { return r.measured }) {
+		said = "Nothing of this was measured yet; earlier runs are below."
+	}
+	fmt.Fprintf(&b, "\n%s\n\n![What ours takes, as a part of what the peer takes](benchmarks.svg)\n\n", said)
 	b.WriteString("| what | ours | against | theirs | ours ÷ theirs | claimed |\n|---|---|---|---|---|---|\n")
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| <a id=\"%s\"></a>%s | %s | %s | %s | %s | %s |\n", r.id, r.what, r.show(r.our, r.ours), r.against, r.show(r.their, r.theirs), r.ratio(), r.claimed())
