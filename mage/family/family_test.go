@@ -207,3 +207,18 @@ func ExampleFamily_On() {
 	fmt.Printf("%v stand on the operating system; a push reaches %q, a version %q\n", f.Roots(), f.On(family.Push), f.On(family.Version))
 	// Output: [tiny-base] stand on the operating system; a push reaches "dev", a version ""
 }
+
+func TestMeantNamesTheChannelsAndTheNearest(t *testing.T) {
+	f, err := family.Parse("family.yaml", []byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for typed, want := range map[string]string{
+		"dve":     `the family has no such channel; it has dev: did you mean "dev"?`,
+		"nightly": `the family has no such channel; it has dev`,
+	} {
+		if got := f.Meant(typed); got != want {
+			t.Errorf("Meant(%q) = %q, want %q", typed, got, want)
+		}
+	}
+}

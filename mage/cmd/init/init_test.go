@@ -245,6 +245,21 @@ func TestItWantsTheTopOfARepository(t *testing.T) {
 	}
 }
 
+func TestWhatCannotBeginIsRefused(t *testing.T) {
+	for name, args := range map[string][]string{"arguments": {"shop"}, "a program of a work tree, which has no version to fetch": nil} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			var out strings.Builder
+			if err := run(t.Context(), dir, args, &out); !errors.Is(err, fault.Invalid) || fault.HintOf(err) == "" {
+				t.Errorf("got %v, want Invalid with a hint", err)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 || out.Len() > 0 {
+				t.Errorf("it wrote %v and said %q, %v", left, out.String(), err)
+			}
+		})
+	}
+}
+
 func FuzzParseDockerfile(f *testing.F) {
 	f.Add([]byte("ARG A=b\nFROM ${A:-c} AS x\nFROM x\nCOPY --from=0 / /\n"))
 	f.Add([]byte("FROM a \\\n# comment\n AS b"))

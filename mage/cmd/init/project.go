@@ -198,10 +198,10 @@ func (p *project) member(reference, self string, taken map[string]string) string
 		return ""
 	}
 	dir, word := path.Split(reference)
-	word, _, _ = strings.Cut(word, ":")
-	if owner := path.Base(path.Dir(strings.TrimPrefix(p.Repository, "https://github.com/"))); dir != "" && (p.Repository == "" || !strings.EqualFold(path.Base(dir), owner)) {
+	if owner := path.Base(path.Dir(p.Repository)); dir != "" && !strings.EqualFold(path.Base(dir), owner) {
 		return ""
 	}
+	word, _, _ = strings.Cut(word, ":")
 	word = nameOf(word)
 	for _, name := range []string{word, p.Family + "-" + word} {
 		if _, ok := taken[name]; ok && name != self {
