@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"go/ast"
 	"go/token"
+	"io"
 	"io/fs"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -127,7 +129,7 @@ func TestAnotherFamilyLivesWhereverItsRegistryIs(t *testing.T) {
 	if os.Getenv("CONTAINAI_DEEP") == "" {
 		t.Skip("it builds a family: mage testDeep runs it")
 	}
-	server := httptest.NewServer(registry.New())
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	base := strings.TrimPrefix(server.URL, "http://") + "/maps/office/survey"
 	f := survey().clone(t)
