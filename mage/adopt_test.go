@@ -36,7 +36,7 @@ func TestAStrangersProjectIsReleasedAsTheAdoptionPageSays(t *testing.T) {
 	} {
 		write(t, filepath.Join(s.dir, name), content)
 	}
-	page := string(read(t, filepath.Join(library, "docs", "adoption.md")))
+	page := read(t, filepath.Join(library, "docs", "adoption.md"))
 	begin := firstCommand(t, page, "go run ")
 	printed := s.run(t, strings.Replace(begin, "@latest", "@"+s.version, 1))
 	_, next, found := strings.Cut(printed, "\nnext\n")
