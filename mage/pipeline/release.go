@@ -170,6 +170,9 @@ func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, channel s
 		return Published{}, Result{}, nil, err
 	}
 	if adopted {
+		if err := p.mayBeSigned(ctx, pub, channel); err != nil {
+			return Published{}, Result{}, nil, err
+		}
 		result := Result{Source: plan.Source, Record: pub.Record, Adopted: true}
 		return pub, result, func(ctx context.Context) (release.Approved, error) {
 			return p.approvePublished(ctx, pub, plan, channel)
@@ -219,9 +222,6 @@ func (p *Pipeline) approveBuilt(ctx context.Context, plan release.Plan, channel 
 
 // approvePublished inspects what the registry holds, for a record whose evidence is incomplete.
 func (p *Pipeline) approvePublished(ctx context.Context, pub Published, plan release.Plan, channel string) (release.Approved, error) {
-	if err := p.mayBeSigned(ctx, pub, channel); err != nil {
-		return release.Approved{}, err
-	}
 	built, err := p.Restore(ctx, pub, plan)
 	if err != nil {
 		return release.Approved{}, err
