@@ -85,22 +85,28 @@ func (d dist) ReadReports(r release.Record) ([]evidence.Report, bool, error) {
 	if !d.taken {
 		return nil, false, nil
 	}
+	reports, err := d.reports(r)
+	return reports, len(reports) > 0, err
+}
+
+// reports reads what was found in a record's cells, or nothing where nobody looked.
+func (d dist) reports(r release.Record) ([]evidence.Report, error) {
 	if _, err := os.Stat(d.path("evidence")); os.IsNotExist(err) {
-		return nil, false, nil
+		return nil, nil
 	}
 	var reports []evidence.Report
 	for _, cell := range r.Cells() {
 		report, err := d.readReport(cell)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		if node, _ := r.Digest(cell); report.Digest != node.Digest {
-			return nil, false, fault.New(fault.Conflict, "taking over", cell.String(), "its report speaks about %s, what is released is %s", report.Digest, node.Digest).
+			return nil, fault.New(fault.Conflict, "taking over", cell.String(), "its report speaks about %s, what is released is %s", report.Digest, node.Digest).
 				WithHint("the commit was published by another run: run all jobs of the workflow again")
 		}
 		reports = append(reports, report)
 	}
-	return reports, true, nil
+	return reports, nil
 }
 
 func (d dist) readReport(cell evidence.Cell) (evidence.Report, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/pipeline"
 	"github.com/containai/containai/mage/release"
+	"github.com/containai/containai/mage/report"
 )
 
 // intent is what an operator asks for: which channel, what, why; and whether to do it.
@@ -153,48 +154,17 @@ func (w *workshop) say(line string) {
 	}
 }
 
+// maxListed bounds what a plan lists of one kind; -json has all.
+const maxListed = 12
+
 func planText(c pipeline.Change) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, term.Escape(c.Summary))
 	for i, step := range c.Steps() {
 		fmt.Fprintf(&b, "  %2d  %s\n", i+1, term.Escape(step))
 	}
-	b.WriteString(differencesText(c.Differences))
+	b.WriteString(report.Differences(c.Differences, maxListed, term.Escape))
 	return b.String()
-}
-
-// differencesText lists what changes in each cell, and once what the evidence does not tell.
-func differencesText(all []pipeline.Difference) string {
-	var b strings.Builder
-	unknown := map[string][]string{} // what is not known → of what
-	for _, d := range all {
-		cell := strings.TrimSpace(d.Member + " " + d.Platform)
-		for _, line := range []struct {
-			what string
-			list []string
-		}{{"packages", d.Packages}, {"vulnerabilities that come", d.Introduced}, {"vulnerabilities that go", d.Fixed}} {
-			if len(line.list) > 0 {
-				fmt.Fprintf(&b, "      %s: %s: %s\n", term.Escape(cell), line.what, term.Escape(shortList(line.list)))
-			}
-		}
-		for _, why := range d.Unknown {
-			unknown[why] = append(unknown[why], cell)
-		}
-	}
-	for _, why := range slices.Sorted(maps.Keys(unknown)) {
-		fmt.Fprintf(&b, "      not known of %s: %s\n", term.Escape(shortList(unknown[why])), term.Escape(why))
-	}
-	return b.String()
-}
-
-// maxListed bounds what a plan lists of one kind; -json has all.
-const maxListed = 12
-
-func shortList(list []string) string {
-	if more := len(list) - maxListed; more > 0 {
-		return strings.Join(list[:maxListed], ", ") + fmt.Sprintf(" and %d more", more)
-	}
-	return strings.Join(list, ", ")
 }
 
 func doneText(o operation, in intent) string {

@@ -124,6 +124,11 @@ func (Release) Status(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), releaseStatus())
 }
 
+// Diff shows what changes from what a channel (dev) serves to this commit: packages, vulnerabilities, sizes. -from= and -to= name other releases.
+func (Release) Diff(ctx context.Context, channel, from, to *string, json *bool) error {
+	return run(ctx, output(json), releaseDiff(text(channel), text(from), text(to)))
+}
+
 // Ops moves channels and cares for a registry: it prints its plan, and acts with -apply.
 type Ops mg.Namespace
 

@@ -29,7 +29,7 @@ type Change struct {
 	Signs      bool      `json:"signs,omitempty"`   // the head's document, which nobody has signed yet
 	Vouches    bool      `json:"vouches,omitempty"` // for a head that no mover vouches for: a person has looked at it
 
-	Differences []Difference `json:"differences,omitempty"` // of what is served, for whoever decides
+	Differences []release.Difference `json:"differences,omitempty"` // of what is served, for whoever decides
 
 	seen *release.Head // what this process planned after; nil when the plan comes from a file
 }

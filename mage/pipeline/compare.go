@@ -1,10 +1,10 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -12,183 +12,211 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/graph"
 	"github.com/containai/containai/mage/release"
 )
 
-// Difference is what changes for one image on one platform, or for the payload, as the evidence of both releases says.
-type Difference struct {
-	Member     string   `json:"member"`
-	Platform   string   `json:"platform,omitempty"`
-	Packages   []string `json:"packages"`          // "+name 1.2", "-name 1.2", "name 1.1 → 1.2"; sorted by name
-	Introduced []string `json:"introduced"`        // vulnerabilities that come
-	Fixed      []string `json:"fixed"`             // vulnerabilities that go
-	Unknown    []string `json:"unknown,omitempty"` // what the evidence does not tell, and why
-}
-
 // compare says what is different in another release. It decides nothing, so what cannot be read is
 // said and stops nobody.
-func (p *Pipeline) compare(ctx context.Context, from, to digest.Digest) []Difference {
-	var was, is map[cell]contents
-	var group errgroup.Group
-	group.Go(func() (err error) {
-		was, err = p.contents(ctx, from)
-		return err
-	})
-	group.Go(func() (err error) {
-		is, err = p.contents(ctx, to)
-		return err
-	})
-	if err := group.Wait(); err != nil {
-		return []Difference{{Member: p.Family.Name, Unknown: []string{err.Error()}}}
-	}
-	all := maps.Clone(was)
-	maps.Copy(all, is)
-	differences := []Difference{}
-	for _, at := range slices.SortedFunc(maps.Keys(all), func(a, b cell) int {
-		return strings.Compare(a.member+" "+a.platform, b.member+" "+b.platform)
-	}) {
-		if d := was[at].differs(is[at]); !d.empty() {
-			d.Member, d.Platform = at.member, at.platform
-			differences = append(differences, d)
-		}
+func (p *Pipeline) compare(ctx context.Context, from, to digest.Digest) []release.Difference {
+	differences, err := p.Compare(ctx, from, to)
+	if err != nil {
+		return []release.Difference{{Member: p.Family.Name, Unknown: []string{err.Error()}}}
 	}
 	return differences
 }
 
-func (d Difference) empty() bool {
-	return len(d.Packages)+len(d.Introduced)+len(d.Fixed)+len(d.Unknown) == 0
+// Compare says how one published record becomes another, by the verified evidence of both.
+func (p *Pipeline) Compare(ctx context.Context, from, to digest.Digest) ([]release.Difference, error) {
+	var was, is contents
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		was, err = p.published(ctx, from)
+		return err
+	})
+	group.Go(func() (err error) {
+		is, err = p.published(ctx, to)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return release.Compare(was.cells, is.cells), nil
 }
 
-// cell is a member on a platform.
-type cell struct{ member, platform string }
-
-// contents is what evidence says is in a cell: packages with their versions, vulnerabilities. What is
-// nil was not told.
-type contents struct {
-	packages        map[string]string
-	vulnerabilities map[string]bool
-	unscannable     bool // a payload: what is in it runs in the images
-}
-
-// contents reads the evidence of a record's cells.
-func (p *Pipeline) contents(ctx context.Context, record digest.Digest) (map[cell]contents, error) {
-	pub, err := p.Load(ctx, record)
+// CompareBuilt says how a published record becomes what was built and inspected here, which need not be
+// published. An image that was kept has the packages it had.
+func (p *Pipeline) CompareBuilt(ctx context.Context, from digest.Digest, b release.Built, reports []evidence.Report) ([]release.Difference, error) {
+	was, err := p.published(ctx, from)
 	if err != nil {
 		return nil, err
+	}
+	is, err := p.built(ctx, b, reports)
+	if err != nil {
+		return nil, err
+	}
+	for at, c := range is.cells {
+		if c.Packages == nil && is.digests[at] == was.digests[at] {
+			c.Packages = was.cells[at].Packages
+			is.cells[at] = c
+		}
+	}
+	return release.Compare(was.cells, is.cells), nil
+}
+
+// contents is what is known of a release's cells, and of its payload.
+type contents struct {
+	cells   map[evidence.Cell]release.Contents
+	digests map[evidence.Cell]digest.Digest
+}
+
+func newContents() contents {
+	return contents{map[evidence.Cell]release.Contents{}, map[evidence.Cell]digest.Digest{}}
+}
+
+// published reads the evidence of a record's cells.
+func (p *Pipeline) published(ctx context.Context, record digest.Digest) (contents, error) {
+	pub, err := p.Load(ctx, record)
+	if err != nil {
+		return contents{}, err
 	}
 	claims := slices.DeleteFunc(release.Claims(p.Family, pub.Record, pub.Node), func(c release.Claim) bool {
 		return c.Predicate != evidence.SBOM && c.Predicate != evidence.Scan
 	})
-	found, err := Collect(ctx, p.Registry, p.Verifier, claims, "", nil)
-	if err != nil {
-		return nil, err
+	var found Found
+	sizes := make([]int64, len(claims))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		found, err = Collect(ctx, p.Registry, p.Verifier, claims, "", nil)
+		return err
+	})
+	for i, c := range claims {
+		if c.Predicate == evidence.SBOM {
+			group.Go(func() (err error) {
+				sizes[i], err = p.size(ctx, c.Member, c.Subject)
+				return err
+			})
+		}
 	}
-	all := map[cell]contents{}
-	for _, c := range claims {
-		at := cell{c.Member, c.Platform}
-		in, st := all[at], found[KeyOf(c)]
-		in.unscannable = c.Platform == ""
+	if err := group.Wait(); err != nil {
+		return contents{}, err
+	}
+	all := newContents()
+	for i, c := range claims {
+		at := evidence.Cell{Image: c.Member, Platform: c.Platform}
+		in, st := all.cells[at], found[KeyOf(c)]
+		in.Unscannable = c.Platform == ""
 		switch c.Predicate {
 		case evidence.SBOM:
-			in.packages, err = readPackages(st.Predicate)
+			in.Size = sizes[i]
+			in.Packages, err = readPackages(st.Predicate)
 		case evidence.Scan:
-			in.vulnerabilities, err = readVulnerabilities(st.Predicate)
+			in.Vulnerabilities, err = readScan(st.Predicate)
 		}
 		if err != nil {
-			return nil, fault.Wrap(err, fault.Forged, "reading evidence of", c.Member+" "+c.Platform)
+			return contents{}, fault.Wrap(err, fault.Forged, "reading evidence of", at.String())
 		}
-		all[at] = in
+		all.cells[at], all.digests[at] = in, c.Subject.Digest
 	}
 	return all, nil
 }
 
+// built is what the layout and the inspection's files say.
+func (p *Pipeline) built(ctx context.Context, b release.Built, reports []evidence.Report) (contents, error) {
+	subjects := map[evidence.Cell]graph.Node{}
+	for _, cell := range b.Record.Cells() {
+		subjects[cell], _ = b.Record.Digest(cell)
+	}
+	payload := evidence.Cell{Image: p.Family.ArtifactOf(family.Payload)}
+	if node, ok := b.Record.Artifacts[payload.Image]; ok {
+		subjects[payload] = node
+	}
+	all := newContents()
+	for at, node := range subjects {
+		in := release.Contents{Unscannable: at.Platform == ""}
+		var err error
+		if in.Size, err = p.size(ctx, at.Image, node); err != nil {
+			return contents{}, err
+		}
+		if sbom, err := p.Inspect.SBOM(ctx, b, at.Image, at.Platform); err == nil { // a kept image has none here
+			if in.Packages, err = readPackages(sbom); err != nil {
+				return contents{}, fault.Wrap(err, fault.Forged, "reading SBOM of", at.String())
+			}
+		}
+		for _, r := range reports {
+			if r.Cell == at {
+				in.Vulnerabilities = vulnerabilities(r)
+			}
+		}
+		all.cells[at], all.digests[at] = in, node.Digest
+	}
+	return all, nil
+}
+
+// size sums a manifest's layers, as they are transferred.
+func (p *Pipeline) size(ctx context.Context, member string, n graph.Node) (int64, error) {
+	m, err := graph.Manifest(ctx, p.Nearest(ctx, member, n), n)
+	var sum int64
+	for _, layer := range m.Layers {
+		sum += layer.Size
+	}
+	return sum, err
+}
+
+// Nearest is where a member's manifest can be read: the layout, if it is there, or else the registry.
+func (p *Pipeline) Nearest(ctx context.Context, member string, n graph.Node) graph.Store {
+	if there, err := p.Layout.Exists(ctx, n); err == nil && there {
+		return p.Layout
+	}
+	return p.Registry.Repository(member)
+}
+
 // readPackages lists a CycloneDX document's components but files; nil when there is no document.
-func readPackages(predicate json.RawMessage) (map[string]string, error) {
-	if len(predicate) == 0 {
+func readPackages(document []byte) (map[string]string, error) {
+	if len(document) == 0 {
 		return nil, nil
 	}
 	var sbom struct {
 		Components []struct{ Type, Name, Version string }
 	}
-	if err := json.Unmarshal(predicate, &sbom); err != nil {
+	if err := json.Unmarshal(document, &sbom); err != nil {
 		return nil, err
 	}
 	versions := map[string][]string{}
 	for _, c := range sbom.Components {
 		if c.Type != "file" && !slices.Contains(versions[c.Name], c.Version) {
-			versions[c.Name] = append(versions[c.Name], c.Version)
+			versions[c.Name] = append(versions[c.Name], cmp.Or(c.Version, "without version"))
 		}
 	}
 	packages := map[string]string{}
 	for name, all := range versions {
 		slices.Sort(all)
-		packages[name] = strings.Join(all, " and ")
+		packages[name] = strings.Join(slices.Compact(all), " and ")
 	}
 	return packages, nil
 }
 
-// readVulnerabilities lists what a scan found; nil when nobody looked.
-func readVulnerabilities(predicate json.RawMessage) (map[string]bool, error) {
+// readScan lists what an attested scan found; nil when nobody looked.
+func readScan(predicate json.RawMessage) (map[string]bool, error) {
 	if len(predicate) == 0 {
 		return nil, nil
 	}
 	var report evidence.Report
-	if err := json.Unmarshal(predicate, &report); err != nil || report.Vulnerabilities != evidence.Scanned {
-		return nil, err
+	err := json.Unmarshal(predicate, &report)
+	return vulnerabilities(report), err
+}
+
+func vulnerabilities(r evidence.Report) map[string]bool {
+	if r.Vulnerabilities != evidence.Scanned {
+		return nil
 	}
 	found := map[string]bool{}
-	for _, f := range report.Findings {
+	for _, f := range r.Findings {
 		if f.Kind == evidence.Vulnerability {
 			found[fmt.Sprintf("%s %s in %s", f.Severity, f.ID, f.Package)] = true
 		}
 	}
-	return found, nil
-}
-
-// differs says how a cell's contents become another's.
-func (was contents) differs(is contents) Difference {
-	d := Difference{Packages: []string{}, Introduced: []string{}, Fixed: []string{}}
-	if was.packages == nil || is.packages == nil {
-		d.Unknown = append(d.Unknown, "packages: there is no SBOM of both")
-	} else {
-		d.Packages = changedPackages(was.packages, is.packages)
-	}
-	if was.unscannable || is.unscannable {
-		return d
-	}
-	if was.vulnerabilities == nil || is.vulnerabilities == nil {
-		d.Unknown = append(d.Unknown, "vulnerabilities: they were not scanned for in both")
-		return d
-	}
-	for _, v := range slices.Sorted(maps.Keys(is.vulnerabilities)) {
-		if !was.vulnerabilities[v] {
-			d.Introduced = append(d.Introduced, v)
-		}
-	}
-	for _, v := range slices.Sorted(maps.Keys(was.vulnerabilities)) {
-		if !is.vulnerabilities[v] {
-			d.Fixed = append(d.Fixed, v)
-		}
-	}
-	return d
-}
-
-func changedPackages(was, is map[string]string) []string {
-	all := maps.Clone(was)
-	maps.Copy(all, is)
-	lines := []string{}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		before, had := was[name]
-		after, has := is[name]
-		switch {
-		case !had:
-			lines = append(lines, "+"+name+" "+after)
-		case !has:
-			lines = append(lines, "-"+name+" "+before)
-		case before != after:
-			lines = append(lines, name+" "+before+" → "+after)
-		}
-	}
-	return lines
+	return found
 }

@@ -235,13 +235,19 @@ func TestARollbackSaysWhatTheEvidenceSaysChanges(t *testing.T) {
 	change := w.plans(t, func() (pipeline.Change, error) {
 		return p.PlanRollback(t.Context(), "prod", "", because("it leaks"), false)
 	})
-	want := []pipeline.Difference{}
+	want := []release.Difference{}
 	for _, member := range []string{"app", "base", "payload"} {
-		d := pipeline.Difference{Member: member, Packages: []string{"lib 2222 → 1111"}, Introduced: []string{}, Fixed: []string{}}
+		d := release.Difference{Member: member, Packages: []release.PackageChange{{Name: "lib", Before: "2222", After: "1111"}}, Introduced: []string{}, Fixed: []string{}}
 		if member != "payload" { // which nobody scans
 			d.Platform, d.Introduced, d.Fixed = "linux/amd64", []string{"LOW CVE-1111 in lib"}, []string{"LOW CVE-2222 in lib"}
 		}
 		want = append(want, d)
+	}
+	for i, d := range change.Differences {
+		if d.SizeBefore == 0 || d.SizeAfter == 0 {
+			t.Errorf("%s is %d bytes, then %d", d.Member, d.SizeBefore, d.SizeAfter)
+		}
+		change.Differences[i].SizeBefore, change.Differences[i].SizeAfter = 0, 0
 	}
 	if diff := cmp.Diff(want, change.Differences); diff != "" {
 		t.Errorf("differences (-want +got):\n%s", diff)

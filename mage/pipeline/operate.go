@@ -93,7 +93,7 @@ func oneCommit(steps []release.Step, channel, to string) error {
 // and compared with what is served.
 func (p *Pipeline) planBack(ctx context.Context, head release.Head, channel string, to release.State, m release.Moved, bad bool) (c Change, useless, err error) {
 	served := head.Document.Channels[channel]
-	proved, compared := make(chan error, 1), make(chan []Difference, 1)
+	proved, compared := make(chan error, 1), make(chan []release.Difference, 1)
 	go func() { proved <- p.stillGood(ctx, head, channel, to) }()
 	go func() { compared <- p.compare(ctx, served.Record, to.Record) }()
 	next, err := release.PlanRollback(head, channel, to, m, bad)
