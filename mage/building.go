@@ -28,7 +28,7 @@ func buildAll() command {
 		if err := w.loadIntoEngine(ctx, p, built); err != nil {
 			return err
 		}
-		return w.report(pipeline.Result{Source: plan.Source, Record: built.Record, Reached: pipeline.UntilBuild}, "")
+		return w.report(ctx, p, pipeline.Result{Source: plan.Source, Record: built.Record, Reached: pipeline.UntilBuild}, pipeline.Order{Until: pipeline.UntilBuild}, nil)
 	}
 }
 

@@ -104,15 +104,20 @@ func jobPage(m report.Model, f *family.Family) []byte {
 	out.Write(m.Markdown(term.EscapeMarkdown))
 	out.WriteString("\n```mermaid\n" + graphOf(m, f) + "```\n")
 	if m.Reached == string(pipeline.UntilPromote) {
-		fmt.Fprintf(&out, "\nTo check it, without a login:\n\n```sh\nexport CONTAINAI_REGISTRY=%s\ngo tool mage verify:channel %s\n", word(m.Registry), word(m.Channel))
-		for _, member := range m.Members {
-			if _, ok := f.Images[member.Name]; ok {
-				fmt.Fprintf(&out, "go tool mage verify:image %s\n", word(member.Name+"@"+member.Digest.String()))
-			}
-		}
-		out.WriteString("```\n")
+		fmt.Fprintf(&out, "\nTo check it, without a login:\n\n```sh\nexport CONTAINAI_REGISTRY=%s\n%s\n```\n", word(m.Registry), strings.Join(verifyCommands(m, f), "\n"))
 	}
 	return out.Bytes()
+}
+
+// verifyCommands check a channel and every image that it serves.
+func verifyCommands(m report.Model, f *family.Family) []string {
+	commands := []string{"go tool mage verify:channel " + word(m.Channel)}
+	for _, member := range m.Members {
+		if _, ok := f.Images[member.Name]; ok {
+			commands = append(commands, "go tool mage verify:image "+word(member.Name+"@"+member.Digest.String()))
+		}
+	}
+	return commands
 }
 
 // word is one word of a command that people copy.

@@ -58,7 +58,7 @@ func buildMerge(dirs string) command {
 			return err
 		}
 		w.progress.Note("merge", plan.Source.Tag(), "next: CONTAINAI_PLATFORMS="+strings.Join(plan.Platforms, ",")+" "+releaseCommand(w.fam))
-		return w.report(pipeline.Result{Source: plan.Source, Record: built.Record, Reached: pipeline.UntilBuild}, "")
+		return w.report(ctx, p, pipeline.Result{Source: plan.Source, Record: built.Record, Reached: pipeline.UntilBuild}, pipeline.Order{Until: pipeline.UntilBuild}, nil)
 	}
 }
 

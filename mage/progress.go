@@ -21,6 +21,7 @@ type progress struct {
 	printer *term.Printer
 	shown   term.Sink // the printer, with the job's groups
 	fold    *folding  // nil outside of a job
+	watch   term.Stopwatch
 	sink    term.Sink
 	file    *os.File
 	lines   *term.Lines
@@ -35,7 +36,7 @@ func newProgress(env environment, console *actions.Console) *progress {
 		p.fold = &folding{console: console, to: p.printer}
 		p.shown = p.fold
 	}
-	p.sink = term.Hiding(env.secrets, term.Stamp(env.now, p.shown))
+	p.sink = term.Hiding(env.secrets, term.Stamp(env.now, term.Multi(p.shown, &p.watch)))
 	return p
 }
 
@@ -86,7 +87,7 @@ func (p *progress) record(path string) error {
 		return fault.Wrap(err, fault.Environment, "writing", path)
 	}
 	p.file, p.lines = f, term.JSONLines(f)
-	p.sink = term.Hiding(p.env.secrets, term.Stamp(p.env.now, term.Multi(p.shown, p.lines)))
+	p.sink = term.Hiding(p.env.secrets, term.Stamp(p.env.now, term.Multi(p.shown, &p.watch, p.lines)))
 	return nil
 }
 

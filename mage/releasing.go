@@ -59,7 +59,7 @@ func releaseOf(x wish) command {
 			return err
 		}
 		result, err := p.Release(ctx, plan, order)
-		if closing := w.report(result, x.channel); err == nil {
+		if closing := w.report(ctx, p, result, order, err); err == nil {
 			err = closing
 		}
 		return resumeHint(err, "releasing", x.channel)
@@ -213,13 +213,17 @@ func (w *workshop) moved(reason string) release.Moved {
 
 // report writes the release's files under dist/ and prints the closing summary. A run that
 // failed before it had a record has nothing to report.
-func (w *workshop) report(result pipeline.Result, channel string) error {
+func (w *workshop) report(ctx context.Context, p *pipeline.Pipeline, result pipeline.Result, o pipeline.Order, failed error) error {
 	if len(result.Record.Images) == 0 {
 		return nil
 	}
-	m, err := w.model(result, channel)
+	m, err := w.model(result, o.Channel)
 	if err != nil {
 		return err
+	}
+	if !m.Unchanged {
+		w.describe(ctx, p, result.Record, result.Reports, &m)
+		w.recall(ctx, p, result, &m, mayRecall(o.Until, failed))
 	}
 	d := newDist(w.root, result.Source)
 	if !m.Unchanged {

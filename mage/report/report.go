@@ -7,10 +7,8 @@ package report
 
 import (
 	"bytes"
-	_ "embed"
 	"encoding/json"
 	"fmt"
-	"html/template"
 	"maps"
 	"slices"
 	"strings"
@@ -44,6 +42,23 @@ type Model struct {
 	Tools      map[string]string `json:"tools"`
 	Requests   Requests          `json:"requests"`
 	Seconds    float64           `json:"seconds"`
+	Stages     []Stage           `json:"stages"`             // in order of their beginning
+	History    []release.Step    `json:"history"`            // the channel's newest, as far as the page shows it
+	Compared   *Comparison       `json:"compared,omitempty"` // with what the channel served before
+	Alone      string            `json:"alone,omitempty"`    // why it is compared with nothing
+	Verify     []string          `json:"verify"`             // commands that check it, when a channel serves it
+}
+
+// Stage is when a stage of this run began, and how long it took. Stages may overlap.
+type Stage struct {
+	Name    string  `json:"name"`
+	After   float64 `json:"after"` // seconds since the run began
+	Seconds float64 `json:"seconds"`
+}
+
+// Took is how long a stage took, for people.
+func (s Stage) Took() string {
+	return time.Duration(s.Seconds * float64(time.Second)).Round(100 * time.Millisecond).String()
 }
 
 // Requests counts what was asked of the registry: API calls are a budget.
@@ -68,9 +83,28 @@ func (r Requests) String() string {
 type Member struct {
 	Name   string        `json:"name"`
 	Digest digest.Digest `json:"digest"`
+	Kind   string        `json:"kind,omitempty"` // "image", or the artifact's
+	From   string        `json:"from,omitempty"` // the image that an image is built on
 	Size   int64         `json:"size,omitempty"` // bytes of all layers on all platforms, as transferred
 	Kept   string        `json:"kept,omitempty"` // of an earlier release: what was not done again, and why
 	Anew   string        `json:"anew,omitempty"` // why it was built, where an earlier release has it
+
+	Platforms []Platform `json:"platforms,omitempty"` // one without a name for an artifact
+}
+
+// Platform is a member on one platform: what is pulled there.
+type Platform struct {
+	Platform string  `json:"platform"`
+	Size     int64   `json:"size"` // bytes of all layers, as transferred
+	Layers   []Layer `json:"layers"`
+}
+
+// Layer is one layer, lowest first.
+type Layer struct {
+	Digest      digest.Digest `json:"digest"`
+	Size        int64         `json:"size"` // bytes, as transferred
+	From        string        `json:"from"` // the image that brought it
+	Instruction string        `json:"instruction,omitempty"`
 }
 
 // Cell is the inspection of one image on one platform, in short.
@@ -87,7 +121,7 @@ type Cell struct {
 
 // New makes the model of a record and its reports; the caller adds what the run did.
 func New(r release.Record, reports []evidence.Report) Model {
-	m := Model{Family: r.Family, Tag: r.Source.Tag(), Commit: r.Source.Commit, Tools: map[string]string{}, Materials: map[string]string{}, Moves: []string{}, Cells: []Cell{}, Checks: []Check{}}
+	m := Model{Family: r.Family, Tag: r.Source.Tag(), Commit: r.Source.Commit, Tools: map[string]string{}, Materials: map[string]string{}, Moves: []string{}, Cells: []Cell{}, Checks: []Check{}, Stages: []Stage{}, History: []release.Step{}, Verify: []string{}}
 	maps.Copy(m.Tools, r.Tools)
 	members := r.Members()
 	for _, name := range slices.Sorted(maps.Keys(members)) {
@@ -114,6 +148,43 @@ func (m *Model) Tell(decisions []release.Decision) {
 			m.Members[i].Anew = d.Why
 		}
 	}
+}
+
+// Settle says of every layer which image brought it, and what its instruction was.
+func (m *Model) Settle(reports []evidence.Report) {
+	instructions := map[digest.Digest]string{}
+	for _, r := range reports {
+		for _, l := range r.Layers {
+			instructions[l.Digest] = l.Instruction
+		}
+	}
+	for i := range m.Members {
+		for j := range m.Members[i].Platforms {
+			for k := range m.Members[i].Platforms[j].Layers {
+				l := &m.Members[i].Platforms[j].Layers[k]
+				l.From, l.Instruction = m.brought(m.Members[i].Name, l.Digest), instructions[l.Digest]
+			}
+		}
+	}
+}
+
+// brought is the lowest image below a member that has a layer.
+func (m *Model) brought(name string, layer digest.Digest) string {
+	for range m.Members { // no chain of parents is longer
+		i := slices.IndexFunc(m.Members, func(member Member) bool { return member.Name == name })
+		parent := slices.IndexFunc(m.Members, func(member Member) bool { return member.Name == m.Members[i].From })
+		if parent < 0 || !m.Members[parent].has(layer) {
+			break
+		}
+		name = m.Members[parent].Name
+	}
+	return name
+}
+
+func (m Member) has(layer digest.Digest) bool {
+	return slices.ContainsFunc(m.Platforms, func(p Platform) bool {
+		return slices.ContainsFunc(p.Layers, func(l Layer) bool { return l.Digest == layer })
+	})
 }
 
 // kept says of an image that an earlier release made what was not done again.
@@ -353,18 +424,4 @@ func (m Model) verdictMarkdown(line func(string, ...any), escape func(string) st
 		line("\n- warning: %s", escape(w))
 	}
 	line("")
-}
-
-//go:embed page.html
-var page string
-
-// HTML returns report.html: one self-contained page, no script, nothing loaded from elsewhere.
-func (m Model) HTML() ([]byte, error) {
-	t, err := template.New("page").Funcs(template.FuncMap{"short": short, "notScanned": notScanned}).Parse(page)
-	if err != nil {
-		return nil, fmt.Errorf("parsing page: %w", err)
-	}
-	var out bytes.Buffer
-	err = t.Execute(&out, m)
-	return out.Bytes(), err
 }
