@@ -23,7 +23,7 @@ import (
 
 // Test runs everything real once: units, the targets on a tiny family, and the real family.
 func Test(ctx context.Context) error {
-	if err := install(ctx, "busybox", "chromium", "curl", "npm", "pigz", "shellcheck", "skopeo"); err != nil {
+	if err := install(ctx, "busybox", "chromium", "curl", "npm", "pigz", "shellcheck", "skopeo", "tmux"); err != nil {
 		return err
 	}
 	if err := goRun(ctx, ".", nil, "test", "-timeout=80m", "./..."); err != nil {
@@ -34,7 +34,7 @@ func Test(ctx context.Context) error {
 
 // TestDeep runs the long matrices: the race detector, ten crashes, fuzzing, peers of other makers.
 func TestDeep(ctx context.Context) error {
-	if err := install(ctx, "busybox", "chromium", "curl", "npm", "pigz", "shellcheck", "skopeo", "qemu-aarch64-static"); err != nil {
+	if err := install(ctx, "busybox", "chromium", "curl", "npm", "pigz", "shellcheck", "skopeo", "tmux", "qemu-aarch64-static"); err != nil {
 		return err
 	}
 	for _, module := range []string{".", sigstoreLocal()} {

@@ -26,11 +26,12 @@ type progress struct {
 	file    *os.File
 	lines   *term.Lines
 	env     environment
-	quiet   bool // BuildKit runs smoke tests: its steps are nobody's news
+	checked map[string]int64 // of a cell, the checks that are made
+	quiet   bool             // BuildKit runs smoke tests: its steps are nobody's news
 }
 
 func newProgress(env environment, console *actions.Console) *progress {
-	p := &progress{env: env, printer: term.New(env.stderr, env.terminal)}
+	p := &progress{env: env, printer: term.New(env.stderr, env.terminal), checked: map[string]int64{}}
 	p.shown = p.printer
 	if env.job.Running() {
 		p.fold = &folding{console: console, to: p.printer}
@@ -120,6 +121,13 @@ func (p *progress) Start(stage, subject string)        { p.emit(term.Started, st
 func (p *progress) Note(stage, subject, detail string) { p.emit(term.Noted, stage, subject, detail) }
 func (p *progress) Done(stage, subject, detail string) { p.emit(term.Finished, stage, subject, detail) }
 
+// Sent makes it a pipeline.Meter.
+func (p *progress) Sent(stage, subject string, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sink.Emit(term.Event{Stage: stage, Subject: subject, State: term.Progressed, Done: bytes, Unit: term.Bytes})
+}
+
 // build shows BuildKit's steps as one growing line; a notice stands for itself.
 func (p *progress) build(e buildkit.Event) {
 	if e.Image == "" {
@@ -156,6 +164,23 @@ func (p *progress) hush(quiet bool) {
 	p.quiet = quiet
 }
 
+// check counts the checks of a cell that is being inspected, from an empty one on; what is told of a
+// cell that was inspected already is no news.
+func (p *progress) check(subject, made string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	done, begun := p.checked[subject]
+	switch {
+	case made == "":
+		p.checked[subject] = 0
+	case begun:
+		p.checked[subject] = done + 1
+		p.sink.Emit(term.Event{
+			Stage: "inspect", Subject: subject, State: term.Progressed, Done: done + 1, Total: int64(len(inspect.Checks())), Detail: made,
+		})
+	}
+}
+
 // inspect shows what the worker says.
 func (p *progress) inspect(e inspect.Event) {
 	subject := e.Cell.String()
@@ -166,9 +191,15 @@ func (p *progress) inspect(e inspect.Event) {
 	case inspect.Started:
 		if subject != "" {
 			p.Start("inspect", subject)
+			p.check(subject, "")
 		}
+	case inspect.Checked:
+		p.check(subject, string(e.Check))
 	case inspect.Done:
 		if subject != "" {
+			p.mu.Lock()
+			delete(p.checked, subject)
+			p.mu.Unlock()
 			p.Done("inspect", subject, fmt.Sprintf("%.1f s", e.Duration.Seconds()))
 		}
 	case inspect.Reused:

@@ -52,7 +52,7 @@ func (p *Pipeline) Publish(ctx context.Context, a release.Approved) (Published, 
 	members := record.Members()
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		p.Progress.Start("publish", name)
-		if err := p.Registry.Repository(name).CopyFrom(ctx, p.Layout, members[name]); err != nil {
+		if err := p.Registry.Repository(name).CopyFrom(ctx, p.metered("publish", name), members[name]); err != nil {
 			return Published{}, err
 		}
 		p.Progress.Done("publish", name, members[name].Digest.String())

@@ -12,6 +12,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"sync"
 	"time"
 	"unicode"
@@ -42,6 +44,26 @@ type Event struct {
 	Detail  string    `json:"detail,omitempty"`
 	Done    int64     `json:"done,omitempty"`  // of Total, in the stage's own unit
 	Total   int64     `json:"total,omitempty"` // zero when unknown
+	Unit    Unit      `json:"unit,omitempty"`  // of both
+}
+
+// Unit is what Done and Total count.
+type Unit string
+
+// The units. Without one they are the stage's own things: steps, checks.
+const Bytes Unit = "B"
+
+// show prints a count for people, bytes in powers of ten as registries do.
+func (u Unit) show(n int64) string {
+	if u != Bytes {
+		return strconv.FormatInt(n, 10)
+	}
+	for i, name := range []string{"GB", "MB", "kB"} {
+		if size := math.Pow(1000, float64(3-i)); float64(n) >= size {
+			return fmt.Sprintf("%.1f %s", float64(n)/size, name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
 }
 
 // Sink takes events. It is safe for concurrent use and does not fail: what it could not write,

@@ -12,16 +12,15 @@ import (
 
 // Options say how a Printer shows events. The zero value prints plain lines without colour.
 type Options struct {
-	Live  bool             // redraw one line per active subject; only for terminals
-	Color bool             // colour the marks; no meaning depends on it
-	Width func() int       // columns of the terminal, asked at every redraw; nil means 80
-	Now   func() time.Time // the clock; nil means the time of the last event
+	Live   bool             // redraw one line per active subject; only for terminals
+	Color  bool             // colour the marks; no meaning depends on it
+	Width  func() int       // columns of the terminal, asked at every redraw; nil means 80
+	Height func() int       // lines of it; nil means 24
+	Now    func() time.Time // the clock; nil means the time of the last event, and nothing is live
 }
 
 const (
-	redraw   = time.Second      // between two redraws of the elapsed times, when nothing happens
 	calm     = 10 * time.Second // between two plain lines about the progress of one subject
-	maxLines = 12               // live lines at once
 	maxPlain = 2000             // columns of a plain or finished line
 )
 
@@ -30,65 +29,43 @@ type Printer struct {
 	mu     sync.Mutex
 	w      io.Writer
 	o      Options
+	live   *live // nil where lines are plain, and after Close
 	last   time.Time
 	active []*work // in order of their start
-	shown  int     // live lines on the terminal
 	err    error
-
-	stop    chan struct{}
-	stopped sync.WaitGroup
-}
-
-// work is a subject between its start and its end.
-type work struct {
-	stage, subject string
-	since, told    time.Time
-	detail         string
-	done, total    int64
 }
 
 // New returns a Printer on w, whose every line begins with a mark: ▸ started, ✓ done, – skipped,
-// ✗ failed, · a note. A live one redraws once a second until it is closed.
+// ✗ failed, · a note. A live one redraws until it is closed.
 func New(w io.Writer, o Options) *Printer {
 	if o.Width == nil {
 		o.Width = func() int { return 80 }
 	}
-	p := &Printer{w: w, o: o, stop: make(chan struct{})}
-	if o.Live {
-		p.stopped.Go(p.tick)
+	if o.Height == nil {
+		o.Height = func() int { return 24 }
+	}
+	p := &Printer{w: w, o: o}
+	if o.Live && o.Now != nil {
+		p.live = newLive(w, o, p.paint)
 	}
 	return p
 }
 
-// Close removes the live lines, stops redrawing and returns the first failed write.
+// Close removes the live lines, stops redrawing and returns the first failed write. What comes later is
+// printed as plain lines.
 func (p *Printer) Close() error {
 	p.mu.Lock()
-	select {
-	case <-p.stop:
-	default:
-		close(p.stop)
-		p.active = nil
-		p.draw("")
-		p.o.Live = false // what comes later is printed as plain lines
-	}
+	drawn := p.live
+	p.live = nil
 	p.mu.Unlock()
-	p.stopped.Wait()
-	return p.err
-}
-
-func (p *Printer) tick() {
-	ticker := time.NewTicker(redraw)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-p.stop:
-			return
-		case <-ticker.C:
-			p.mu.Lock()
-			p.draw("")
-			p.mu.Unlock()
-		}
+	if drawn != nil { // outside of the lock, for which a line that is being drawn may wait
+		err := drawn.close()
+		p.mu.Lock()
+		p.err = cmp.Or(p.err, err)
+		p.active = nil
+		p.mu.Unlock()
 	}
+	return p.err
 }
 
 // Emit shows one event.
@@ -99,13 +76,7 @@ func (p *Printer) Emit(e Event) {
 		e.Time = p.now()
 	}
 	p.last = e.Time
-	text := p.follow(e)
-	switch {
-	case p.o.Live:
-		p.draw(text)
-	case text != "":
-		p.write(text)
-	}
+	p.write(p.follow(e))
 }
 
 // Print writes lines for good, as they are, above the live ones: a [Table], an escaped error.
@@ -115,7 +86,7 @@ func (p *Printer) Print(text string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.draw(text)
+	p.write(text)
 }
 
 // follow keeps the list of active work and returns the line that stays, if the event has one.
@@ -126,18 +97,22 @@ func (p *Printer) follow(e Event) string {
 		if i < 0 {
 			p.active = append(p.active, &work{stage: e.Stage, subject: e.Subject, since: e.Time})
 			i = len(p.active) - 1
+			if p.live != nil {
+				p.live.add(p.active[i])
+			}
 		}
 		w := p.active[i]
-		w.detail, w.done, w.total = e.Detail, e.Done, e.Total
-		if p.o.Live || e.Time.Sub(w.told) < calm {
+		w.follow(e)
+		if p.live != nil || e.Time.Sub(w.told) < calm {
 			return ""
 		}
 		w.told = e.Time
-		return p.paint(Started, cut(activeLine(w, e.Time), maxPlain)) + "\n"
+		return p.paint(Started, cut(w.line(e.Time), maxPlain)) + "\n"
 	case Finished, Skipped, Failed:
 		elapsed := ""
 		if i >= 0 {
 			elapsed = seconds(e.Time.Sub(p.active[i].since))
+			p.active[i].end()
 			p.active = slices.Delete(p.active, i, i+1)
 		}
 		return p.paint(e.State, cut(plainLine(e.State, e.Stage, e.Subject, elapsed, e.Detail), maxPlain)) + "\n"
@@ -145,56 +120,12 @@ func (p *Printer) follow(e Event) string {
 	return cut(plainLine(Noted, e.Stage, e.Subject, "", e.Detail), maxPlain) + "\n"
 }
 
-// draw writes text for good and the live lines below it, in one write, over the old live lines.
-func (p *Printer) draw(text string) {
-	if !p.o.Live {
-		p.write(text)
-		return
-	}
-	var b strings.Builder
-	if p.shown > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", p.shown) // up
-	}
-	lines := p.liveLines()
-	for line := range strings.Lines(text + strings.Join(lines, "")) {
-		b.WriteString(strings.TrimSuffix(line, "\n") + "\x1b[K\n") // clears the rest of the line
-	}
-	if p.shown > 0 {
-		b.WriteString("\x1b[J") // clears what is below
-	}
-	p.shown = len(lines)
-	p.write(b.String())
-}
-
-func (p *Printer) liveLines() []string {
-	width, now := p.o.Width()-1, p.now()
-	var lines []string
-	for i, w := range p.active {
-		if i == maxLines-1 && len(p.active) > maxLines {
-			lines = append(lines, cut(fmt.Sprintf("  and %d more", len(p.active)-i), width)+"\n")
-			break
-		}
-		lines = append(lines, p.paint(Started, cut(activeLine(w, now), width))+"\n")
-	}
-	return lines
-}
-
-func activeLine(w *work, now time.Time) string {
-	detail := w.detail
-	switch {
-	case w.total > 0:
-		detail = fmt.Sprintf("%d/%d %s", w.done, w.total, detail)
-	case w.done > 0:
-		detail = fmt.Sprintf("%d %s", w.done, detail)
-	}
-	return plainLine(Started, w.stage, w.subject, seconds(now.Sub(w.since)), detail)
-}
-
 // plainLine lays a line out in columns; what comes from outside is escaped here.
 func plainLine(s State, stage, subject, elapsed, detail string) string {
-	line := fmt.Sprintf("%s %s %s %6s  %s", mark(s), fill(stage, 8), fill(subject, 32), elapsed, Escape(detail))
-	return strings.TrimRight(line, " ")
+	return trimmed(fmt.Sprintf("%s %s %s %6s  %s", mark(s), fill(stage, 8), fill(subject, 32), elapsed, Escape(detail)))
 }
+
+func trimmed(line string) string { return strings.TrimRight(line, " ") }
 
 func fill(s string, width int) string {
 	s = Escape(s)
@@ -250,6 +181,11 @@ func (p *Printer) write(text string) {
 	if text == "" || p.err != nil {
 		return
 	}
-	_, err := io.WriteString(p.w, text)
+	var err error
+	if p.live != nil {
+		err = p.live.print(text)
+	} else {
+		_, err = io.WriteString(p.w, text)
+	}
 	p.err = cmp.Or(p.err, err)
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(showVariable) != "" {
+		show()
+	}
 	flag.Bool("update", false, "write the golden files")
 	os.Exit(m.Run())
 }
@@ -80,6 +84,7 @@ func TestLiveScreens(t *testing.T) {
 		start := time.Now()
 		var film strings.Builder
 		show := func() {
+			time.Sleep(400 * time.Millisecond) // until the next look but one
 			synctest.Wait()
 			film.WriteString("--- " + time.Since(start).String() + "\n" + screen.String())
 		}
@@ -110,10 +115,13 @@ func TestLiveLinesAreFewAndFitTheTerminal(t *testing.T) {
 		for i := range 30 {
 			p.Emit(term.Event{Stage: "sign", Subject: "\u754c image " + strconv.Itoa(i), State: term.Started, Detail: strings.Repeat("long \u65e5\u672c ", 20)})
 		}
-		if n := len(screen.lines); n != 12 {
+		time.Sleep(time.Second)
+		synctest.Wait()
+		_, lines := screen.look()
+		if n := len(lines); n != 12 {
 			t.Errorf("%d live lines, want 12", n)
 		}
-		for _, line := range screen.lines {
+		for _, line := range lines {
 			if n := len([]rune(line)); n >= width {
 				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
 			}
@@ -121,19 +129,36 @@ func TestLiveLinesAreFewAndFitTheTerminal(t *testing.T) {
 	})
 }
 
-// Every frame is one write, so that a terminal never shows half of one.
+// Every frame is one write, and told to the terminal as one, so that it never shows half of one.
 func TestAFrameIsOneWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		screen := &screen{}
-		p := term.New(screen, term.Options{Live: true, Now: time.Now})
-		for i, e := range release(time.Now()) {
+		var frames frames
+		p := term.New(&frames, term.Options{Live: true, Now: time.Now})
+		for _, e := range release(time.Now()) {
 			p.Emit(e)
-			if screen.writes > i+1 {
-				t.Errorf("%d writes after %d events", screen.writes, i+1)
+			time.Sleep(time.Second)
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if len(frames) < 8 {
+			t.Errorf("%d frames", len(frames))
+		}
+		for _, frame := range frames {
+			inner := strings.TrimSuffix(strings.TrimPrefix(frame, "\x1b[?2026h"), "\x1b[?2026l")
+			if len(inner) != len(frame)-16 || strings.Contains(inner, "2026") {
+				t.Errorf("not one frame: %q", frame)
 			}
 		}
-		p.Close()
 	})
+}
+
+// frames is every write.
+type frames []string
+
+func (f *frames) Write(p []byte) (int, error) {
+	*f = append(*f, string(p))
+	return len(p), nil
 }
 
 func TestPrinterIsSafeForConcurrentUse(t *testing.T) {
@@ -238,6 +263,11 @@ func (s *screen) Write(p []byte) (int, error) {
 }
 
 func (s *screen) step(text string) string {
+	for _, whole := range []string{"\x1b[?2026h", "\x1b[?2026l", "\r"} {
+		if rest, ok := strings.CutPrefix(text, whole); ok {
+			return rest
+		}
+	}
 	if rest, ok := strings.CutPrefix(text, "\x1b[J"); ok {
 		s.lines = s.lines[:min(s.row, len(s.lines))]
 		return rest
@@ -261,6 +291,13 @@ func (s *screen) step(text string) string {
 	s.lines[s.row] = kept
 	s.row++
 	return rest
+}
+
+// look is how often it was written, and what it shows.
+func (s *screen) look() (writes int, lines []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writes, slices.Clone(s.lines)
 }
 
 func (s *screen) String() string {

@@ -13,21 +13,22 @@ import (
 func For(f *os.File, env func(name string) string, now func() time.Time) Options {
 	terminal := IsTerminal(f) && env("TERM") != "dumb"
 	return Options{
-		Live:  terminal && env("CI") == "",
-		Color: terminal && env("NO_COLOR") == "",
-		Width: func() int { return width(f) },
-		Now:   now,
+		Live:   terminal && env("CI") == "",
+		Color:  terminal && env("NO_COLOR") == "",
+		Width:  func() int { columns, _ := size(f); return columns },
+		Height: func() int { _, lines := size(f); return lines },
+		Now:    now,
 	}
 }
 
 // IsTerminal reports whether a file is a terminal.
 func IsTerminal(f *os.File) bool { return xterm.IsTerminal(int(f.Fd())) }
 
-// width is asked anew each time, because people resize windows.
-func width(f *os.File) int {
-	columns, _, err := xterm.GetSize(int(f.Fd()))
-	if err != nil || columns < 20 {
-		return 80
+// size is asked anew each time, because people resize windows.
+func size(f *os.File) (columns, lines int) {
+	columns, lines, err := xterm.GetSize(int(f.Fd()))
+	if err != nil || columns < 1 || lines < 1 {
+		return 80, 24
 	}
-	return columns
+	return columns, lines
 }
