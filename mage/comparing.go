@@ -23,7 +23,7 @@ func releaseDiff(channel, from, to string) command {
 		if err != nil {
 			return err
 		}
-		channel = cmp.Or(channel, "dev")
+		channel = cmp.Or(channel, usualChannel(w.fam))
 		head, err := p.Ledger.Head(ctx)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package mage
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -85,14 +86,15 @@ func propose() command {
 
 // releaseCommand is how people release to the channel that a push reaches.
 func releaseCommand(fam *family.Family) string {
-	switch channel := fam.On(family.Push); channel {
-	case "dev":
-		return "mage release:dev"
-	case "":
-		return "mage release:to " + fam.ChannelNames()[0]
-	default:
+	if channel := usualChannel(fam); channel != "dev" {
 		return "mage release:to " + channel
 	}
+	return "mage release:dev"
+}
+
+// usualChannel is the one that a push reaches, or else the family's first.
+func usualChannel(fam *family.Family) string {
+	return cmp.Or(fam.On(family.Push), fam.ChannelNames()[0])
 }
 
 func (x wish) check() error {

@@ -124,7 +124,7 @@ func (Release) Status(ctx context.Context, json *bool) error {
 	return run(ctx, output(json), releaseStatus())
 }
 
-// Diff shows what changes from what a channel (dev) serves to this commit: packages, vulnerabilities, sizes. -from= and -to= name other releases.
+// Diff shows what changes from what a channel (by default the one a push reaches) serves to this commit: packages, vulnerabilities, sizes. -from= and -to= name other releases.
 func (Release) Diff(ctx context.Context, channel, from, to *string, json *bool) error {
 	return run(ctx, output(json), releaseDiff(text(channel), text(from), text(to)))
 }
