@@ -43,6 +43,7 @@ func survey() kin {
 	return kin{name: "survey", binary: compileSurvey, release: []string{"release:to", "edge"}, words: [][2]string{
 		{`mage release:dev`, "mage release:to edge"}, {`mage release:prod`, "mage release:to lts"},
 		{`dev, nightly, prod`, "edge, lts, stable"},
+		{`images/proxy/allowed`, "build/gateway/routes"},
 		{`\bdev\b`, "edge"}, {`\bnightly\b`, "stable"}, {`\bprod\b`, "lts"},
 		{`\btiny-base\b`, "chart"}, {`\btiny-agent\b`, "atlas"}, {`\btiny-proxy\b`, "gateway"}, {`\btiny\b`, "plot"},
 	}}
