@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +44,20 @@ func TestNoDifferenceIsSaid(t *testing.T) {
 	if want := "dev: sha-1 → sha-2\nthe same packages, vulnerabilities and sizes\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+func ExampleComparison_Text() {
+	c := report.Comparison{Channel: "prod", From: "sha-1", To: "sha-2", Differences: []release.Difference{{
+		Member: "app", Platform: "linux/amd64", SizeBefore: 28_100_000, SizeAfter: 28_000_000,
+		Packages: []release.PackageChange{{Name: "openssl", Before: "3.0.17", After: "3.0.18"}}, Fixed: []string{"HIGH CVE-2026-1 in openssl"},
+	}}}
+	fmt.Print(c.Text(term.Escape))
+	// Output:
+	// prod: sha-1 → sha-2
+	// packages: 0 added, 0 removed, 1 with another version; vulnerabilities: 0 come, 1 go; size: −100.0 kB
+	//       app linux/amd64: size: 28.1 MB → 28.0 MB (−100.0 kB)
+	//       app linux/amd64: packages: openssl 3.0.17 → 3.0.18
+	//       app linux/amd64: vulnerabilities that go: HIGH CVE-2026-1 in openssl
 }
 
 func golden(t *testing.T, name string, got []byte) {

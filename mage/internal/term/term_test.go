@@ -224,6 +224,18 @@ func TestStampSetsTheTimeForAllOfMulti(t *testing.T) {
 	}
 }
 
+func TestAStopwatchKeepsWhenStagesBeganAndEnded(t *testing.T) {
+	start := time.Unix(0, 0)
+	var watch term.Stopwatch
+	for _, e := range release(start) {
+		watch.Emit(e)
+	}
+	want := []term.Span{{"build", start, start.Add(66 * time.Second)}, {"publish", start.Add(67 * time.Second), start.Add(67 * time.Second)}}
+	if diff := cmp.Diff(want, watch.Spans()); diff != "" { // the note about the family is no work
+		t.Errorf("spans (-want +got):\n%s", diff)
+	}
+}
+
 func TestAFailedWriteIsReportedAtTheEnd(t *testing.T) {
 	broken := errors.New("broken")
 	p, lines := term.New(failing{broken}, term.Options{}), term.JSONLines(failing{broken})
