@@ -90,10 +90,13 @@ type page struct {
 // word is text with the class that colours it.
 type word struct{ Word, Class string }
 
+// Refused reports whether the gate said no: then that comes first.
+func (p page) Refused() bool { return p.Verdict != nil && p.Verdict.Refuses() }
+
 // Standing is what became of the release, in a word.
 func (p page) Standing() word {
 	switch {
-	case p.Verdict != nil && p.Verdict.Refuses():
+	case p.Refused():
 		return word{"refused", "bad"}
 	case p.Reached == "promote":
 		return word{"serving " + p.Channel, "good"}
@@ -200,12 +203,18 @@ func resultClass(c Check) string {
 	switch {
 	case notScanned(c.Result):
 		return "warn"
-	case c.Check == "secrets" && c.Result != "none":
+	case c.Check == "secrets" && c.Result != "none", c.Check == "smoke" && !allPassed(c.Result):
 		return "bad"
 	case c.Result == "none":
 		return "good"
 	}
 	return ""
+}
+
+// allPassed reads "2 of 3 passed".
+func allPassed(result string) bool {
+	words := strings.Fields(result)
+	return len(words) > 2 && words[0] == words[2]
 }
 
 func severityClass(severity string) string {

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/containai/containai/mage/release"
 )
 
 // picture is the graph of images, what they stand on, and what names them, drawn for one width.
@@ -110,12 +112,8 @@ func (m Model) memberBox(member Member) box {
 
 // mark is the inspection's result for an image, in a sign.
 func (m Model) mark(member Member) *word {
-	if m.Verdict != nil {
-		for _, f := range m.Verdict.Findings[:m.Verdict.Blocking()] {
-			if f.Cell.Image == member.Name {
-				return &word{"✗", "bad"}
-			}
-		}
+	if m.stops(member.Name) {
+		return &word{"✗", "bad"}
 	}
 	var mark *word
 	for _, c := range m.Cells {
@@ -128,6 +126,12 @@ func (m Model) mark(member Member) *word {
 		}
 	}
 	return mark
+}
+
+// stops reports whether something about an image stops the release.
+func (m Model) stops(image string) bool {
+	return m.Verdict != nil && (slices.ContainsFunc(m.Verdict.Findings, func(f release.Found) bool { return f.Blocking && f.Cell.Image == image }) ||
+		slices.ContainsFunc(m.Verdict.Refusals, func(r release.Refusal) bool { return r.Cell.Image == image }))
 }
 
 // ends are what stands beside the tree: the artifacts, and the record with the channel that serves it.
