@@ -26,12 +26,12 @@ type progress struct {
 	file    *os.File
 	lines   *term.Lines
 	env     environment
-	checked map[string]int64 // of a cell, the checks that are made
-	quiet   bool             // BuildKit runs smoke tests: its steps are nobody's news
+	checked map[string]checks
+	quiet   bool // BuildKit runs smoke tests: its steps are nobody's news
 }
 
 func newProgress(env environment, console *actions.Console) *progress {
-	p := &progress{env: env, printer: term.New(env.stderr, env.terminal), checked: map[string]int64{}}
+	p := &progress{env: env, printer: term.New(env.stderr, env.terminal), checked: map[string]checks{}}
 	p.shown = p.printer
 	if env.job.Running() {
 		p.fold = &folding{console: console, to: p.printer}
@@ -164,19 +164,27 @@ func (p *progress) hush(quiet bool) {
 	p.quiet = quiet
 }
 
-// check counts the checks of a cell that is being inspected, from an empty one on; what is told of a
-// cell that was inspected already is no news.
+// checks are how many of a cell's checks are made, some of them before the cell begins.
+type checks struct {
+	made  int64
+	begun bool
+}
+
+// check counts a check of a cell that was made, or, without one, begins the cell. What is told of a cell that
+// is not being inspected is no news.
 func (p *progress) check(subject, made string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	done, begun := p.checked[subject]
-	switch {
-	case made == "":
-		p.checked[subject] = 0
-	case begun:
-		p.checked[subject] = done + 1
+	c := p.checked[subject]
+	if made == "" {
+		c.begun = true
+	} else {
+		c.made++
+	}
+	p.checked[subject] = c
+	if c.begun && c.made > 0 {
 		p.sink.Emit(term.Event{
-			Stage: "inspect", Subject: subject, State: term.Progressed, Done: done + 1, Total: int64(len(inspect.Checks())), Detail: made,
+			Stage: "inspect", Subject: subject, State: term.Progressed, Done: c.made, Total: int64(len(inspect.Checks())), Detail: made,
 		})
 	}
 }
