@@ -38,6 +38,10 @@ func (p *Pipeline) Adopt(ctx context.Context, src release.Source) (Published, bo
 	if record.Source.Tag() != src.Tag() || record.Family != p.Family.Name {
 		return Published{}, false, fault.New(fault.Forged, "adopting", src.Tag(), "its record speaks of %s %s", record.Family, record.Source.Tag())
 	}
+	if err := record.Fits(p.Family); err != nil {
+		return Published{}, false, fault.New(fault.Conflict, "adopting", src.Tag(), "its record is not of this family: %w", err).
+			WithHint("the family file may have changed since: check that commit out; if it did not, somebody put the record there who may push")
+	}
 	record.Source.Ref = src.Ref
 	return Published{Record: record, Node: node}, true, nil
 }

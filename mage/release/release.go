@@ -195,6 +195,24 @@ func (r Record) checkDigests() error {
 	return nil
 }
 
+// Fits refuses a record of another family than this one has become: with a member that it lacks, or
+// an image without the one that it stands on.
+func (r Record) Fits(f *family.Family) error {
+	members := f.Members()
+	for _, name := range slices.Sorted(maps.Keys(r.Members())) {
+		if !slices.Contains(members, name) {
+			return fmt.Errorf("the family has no %s", name)
+		}
+	}
+	for _, c := range r.Cells() {
+		parent := f.Images[c.Image].From
+		if _, there := r.Digest(evidence.Cell{Image: parent, Platform: c.Platform}); parent != "" && !there {
+			return fmt.Errorf("it has %s and not %s, on which that stands", c, parent)
+		}
+	}
+	return nil
+}
+
 // Digest returns the platform manifest of a cell.
 func (r Record) Digest(c evidence.Cell) (graph.Node, bool) {
 	n, ok := r.Images[c.Image].Platforms[c.Platform]
