@@ -99,7 +99,9 @@ func (s terms) call(n *actionlint.FuncCallNode) (any, error) {
 	case "success":
 		return s["failed"] == nil, nil
 	case "cancelled":
-		return false, nil
+		return s["cancelled"] != nil, nil
+	case "always":
+		return true, nil
 	case "fromjson":
 		var list []any
 		err := json.Unmarshal([]byte(fmt.Sprint(args[0])), &list)

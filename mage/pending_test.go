@@ -151,7 +151,14 @@ func (f *signedFamily) settles(t *testing.T, missing int) {
 // elsewhere points one service of the signing config at another address.
 func (f *signedFamily) elsewhere(t *testing.T, service, url string) sigstore.Services {
 	t.Helper()
-	content, err := os.ReadFile(f.local.Services.SigningConfig)
+	services := f.local.Services
+	services.SigningConfig = elsewhere(t, services.SigningConfig, service, url)
+	return services
+}
+
+func elsewhere(t *testing.T, config, service, url string) (path string) {
+	t.Helper()
+	content, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,12 +166,11 @@ func (f *signedFamily) elsewhere(t *testing.T, service, url string) sigstore.Ser
 	if !pattern.Match(content) {
 		t.Fatalf("no %s in %s", service, content)
 	}
-	services := f.local.Services
-	services.SigningConfig = filepath.Join(t.TempDir(), "signing_config.json")
-	if err := os.WriteFile(services.SigningConfig, pattern.ReplaceAll(content, []byte("${1}"+url)), 0o600); err != nil {
+	path = filepath.Join(t.TempDir(), "signing_config.json")
+	if err := os.WriteFile(path, pattern.ReplaceAll(content, []byte("${1}"+url)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return services
+	return path
 }
 
 func (f *signedFamily) withToken(token func(context.Context) (string, error)) sigstore.Services {
