@@ -33,8 +33,7 @@ func releaseDiff(channel, from, to string) command {
 			return fault.New(fault.Unverified, "comparing with", channel, "it serves nothing").
 				WithHint("-from= names what to compare with: a commit, version, digest or another channel")
 		}
-		before := pipeline.Published{}
-		before, _, err = p.Find(ctx, head, cmp.Or(from, served.Record.String()))
+		before, _, err := p.Find(ctx, head, cmp.Or(from, served.Record.String()))
 		if err != nil {
 			return err
 		}
