@@ -18,7 +18,7 @@ func TestWhereBundlesAreStored(t *testing.T) {
 	for name, c := range map[string]struct {
 		job    job
 		until  pipeline.Stage
-		change func(*workshop)
+		change func(*testing.T, *workshop)
 		want   bool
 	}{
 		"the builder signs":             {signs, pipeline.UntilAttest, nil, true},
@@ -26,19 +26,19 @@ func TestWhereBundlesAreStored(t *testing.T) {
 		"it publishes alone":            {signs, pipeline.UntilPublish, nil, false},
 		"a mover promotes":              {job{event: "push", ref: main, claims: moves("release.yml", main)}, pipeline.UntilPromote, nil, false},
 		"a builder of another commit":   {job{event: "push", ref: main, claims: with(builds(), "sha", "9")}, pipeline.UntilAttest, nil, false},
-		"there is no GITHUB_TOKEN":      {signs, pipeline.UntilAttest, func(w *workshop) { w.env.token = "" }, false},
-		"this is no job":                {signs, pipeline.UntilAttest, func(w *workshop) { w.env.job = actions.Variables{} }, false},
-		"the registry is elsewhere":     {signs, pipeline.UntilAttest, func(w *workshop) { w.env.github = "https://api.github.com" }, false},
-		"this machine signs":            {signs, pipeline.UntilAttest, func(w *workshop) { t.Setenv("CONTAINAI_TRUSTED_ROOT", "") }, false},
-		"a key signs":                   {signs, pipeline.UntilAttest, func(w *workshop) { setInstance(w, family.Key) }, false},
+		"there is no GITHUB_TOKEN":      {signs, pipeline.UntilAttest, func(_ *testing.T, w *workshop) { w.env.token = "" }, false},
+		"this is no job":                {signs, pipeline.UntilAttest, func(_ *testing.T, w *workshop) { w.env.job = actions.Variables{} }, false},
+		"the registry is elsewhere":     {signs, pipeline.UntilAttest, func(_ *testing.T, w *workshop) { w.env.github = "https://api.github.com" }, false},
+		"this machine signs":            {signs, pipeline.UntilAttest, func(t *testing.T, w *workshop) { t.Setenv("CONTAINAI_TRUSTED_ROOT", "") }, false},
+		"a key signs":                   {signs, pipeline.UntilAttest, func(_ *testing.T, w *workshop) { setInstance(w, family.Key) }, false},
 		"the repository is private":     {signs, pipeline.UntilAttest, private, false},
-		"it is, and GitHub's CA signed": {signs, pipeline.UntilAttest, func(w *workshop) { private(w); setInstance(w, family.GitHub) }, true},
+		"it is, and GitHub's CA signed": {signs, pipeline.UntilAttest, func(t *testing.T, w *workshop) { private(t, w); setInstance(w, family.GitHub) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, writes := workshopOf(t, c.job)
 			t.Setenv("CONTAINAI_TRUSTED_ROOT", "somebody's.json")
 			if c.change != nil {
-				c.change(w)
+				c.change(t, w)
 			}
 			got, err := w.archiveOf(t.Context(), wish{channel: "prod", until: c.until}, release.Source{Commit: ourCommit})
 			if err != nil || (got != nil) != c.want {
@@ -58,13 +58,14 @@ func setInstance(w *workshop, i family.Instance) {
 }
 
 // private changes the payload of the job's event.
-func private(w *workshop) {
+func private(t *testing.T, w *workshop) {
+	t.Helper()
 	content, err := os.ReadFile(w.env.job.Payload)
 	if err == nil {
 		content = bytes.Replace(content, []byte(`"repository":{`), []byte(`"repository":{"private":true,`), 1)
 		err = os.WriteFile(w.env.job.Payload, content, 0o600)
 	}
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
 }

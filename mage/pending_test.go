@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/internal/sigstore"
 	"github.com/containai/containai/mage/pipeline"
@@ -192,6 +193,9 @@ func TestAReleaseThatAttestsNothingVerifiesItsEvidenceOnce(t *testing.T) {
 	bundles := map[digest.Digest]int{}
 	for _, c := range f.claims(t) {
 		bundles[c.Subject.Digest]++
+		if c.Member == f.fam.ArtifactOf(family.Metadata) {
+			bundles[c.Subject.Digest]++ // the record's is asked once before: whoever cannot sign may have put it there
+		}
 	}
 	for d, n := range bundles {
 		if asked.of[d] != n {

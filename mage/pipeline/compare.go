@@ -165,10 +165,12 @@ func (p *Pipeline) size(ctx context.Context, member string, n graph.Node) (int64
 	return sum, err
 }
 
-// Nearest is where a member's manifest can be read: the layout, if it is there, or else the registry.
+// Nearest is where a member's manifest can be read: the layout, if there is one that has it, or else the registry.
 func (p *Pipeline) Nearest(ctx context.Context, member string, n graph.Node) graph.Store {
-	if there, err := p.Layout.Exists(ctx, n); err == nil && there {
-		return p.Layout
+	if p.Layout != nil {
+		if there, err := p.Layout.Exists(ctx, n); err == nil && there {
+			return p.Layout
+		}
 	}
 	return p.Registry.Repository(member)
 }

@@ -149,7 +149,7 @@ type Progress interface {
 // Pipeline releases one family. Every field is required that does not say otherwise.
 type Pipeline struct {
 	Family   *family.Family
-	Layout   Layout
+	Layout   Layout // not required where nothing is built
 	Builder  Builder
 	Packer   Packer
 	Inspect  Inspector

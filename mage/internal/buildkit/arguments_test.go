@@ -20,6 +20,7 @@ const argumentsFile = `
 variable "FLAVOUR" { default = "plain" }
 variable "TZ" { default = "UTC" }
 target "base" {
+  contexts = { os = "docker-image://example.org/never:pulled" }
   dockerfile-inline = "FROM scratch"
   args = { FLAVOUR = FLAVOUR, ZONE = TZ, LEVEL = 3, NOTHING = null }
 }
@@ -67,15 +68,16 @@ func TestTheEnvironmentChangesNoTarget(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: builds Buildx")
 	}
+	const os = " contexts = { os = \"docker-image://example.org/never:pulled\" }\n"
 	b := realBuildx(t)
 	for _, variable := range []string{"TZ", "HOME", "PATH", "DOCKER_CONFIG"} {
 		for member, line := range map[string]string{
 			"a label": `labels = { x = VARIABLE }`, "an argument": `args = { X = VARIABLE }`, "a Dockerfile": `dockerfile-inline = "FROM scratch\nLABEL x=${VARIABLE}"`,
 		} {
 			r := request(t, testFamily([]string{"linux/amd64"}))
-			file := "variable \"VARIABLE\" { default = \"x\" }\ntarget \"base\" {\n dockerfile-inline = \"FROM scratch\"\n " + line + "\n}\n"
+			file := "variable \"VARIABLE\" { default = \"x\" }\ntarget \"base\" {\n" + os + " dockerfile-inline = \"FROM scratch\"\n " + line + "\n}\n"
 			if member == "a Dockerfile" {
-				file = "variable \"VARIABLE\" { default = \"x\" }\ntarget \"base\" {\n " + line + "\n}\n"
+				file = "variable \"VARIABLE\" { default = \"x\" }\ntarget \"base\" {\n" + os + " " + line + "\n}\n"
 			}
 			write(t, filepath.Join(r.Root, "docker-bake.hcl"), strings.ReplaceAll(file, "VARIABLE", variable))
 			t.Setenv("TZ", "Mars")
