@@ -60,15 +60,8 @@ func exit(err error, secrets *term.Secrets) error {
 	if err == nil {
 		return nil
 	}
-	f := failure{text: term.EscapeLines(secrets.Hide(err.Error())), code: 1}
-	if kind, ok := fault.KindOf(err); ok {
-		f.code = int(kind)
-		f.text += fmt.Sprintf("\n(exit %d, %s)", f.code, kind)
-	}
-	if hint := fault.HintOf(err); hint != "" {
-		f.text += "\n→ " + term.EscapeLines(secrets.Hide(hint))
-	}
-	return f
+	text, code := term.Explain(err, secrets)
+	return failure{text, code}
 }
 
 type failure struct {

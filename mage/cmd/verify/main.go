@@ -157,14 +157,7 @@ func explain(w io.Writer, err error) int {
 	if err == nil {
 		return 0
 	}
-	status := 1
-	fmt.Fprintln(w, "Error:", term.EscapeLines(err.Error()))
-	if kind, ok := fault.KindOf(err); ok {
-		status = int(kind)
-		fmt.Fprintf(w, "(exit %d, %s)\n", status, kind)
-	}
-	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintln(w, "→", term.EscapeLines(hint))
-	}
+	text, status := term.Explain(err, nil)
+	fmt.Fprintln(w, "Error:", text)
 	return status
 }
