@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/rhysd/actionlint"
 	"gopkg.in/yaml.v3"
 )
@@ -568,30 +567,4 @@ func TestTheRollbackWorkflowTakesWhatTheHintNames(t *testing.T) {
 		return
 	}
 	t.Error("there is no rollback.yml")
-}
-
-// Who may build and who may move, as the family file says it, are the workflows that can sign.
-func TestTheFamilyTrustsExactlyTheWorkflowsThatSign(t *testing.T) {
-	f := containaiFamily(t)
-	movers := map[string]bool{}
-	for _, m := range f.Trust.Movers {
-		if m.Ref != "refs/heads/main" {
-			t.Errorf("%s moves channels on %s: who may push that ref chooses what it says", m.Workflow, m.Ref)
-		}
-		movers[strings.TrimPrefix(m.Workflow, ".github/workflows/")] = true
-	}
-	signing := map[string]bool{}
-	for _, w := range readWorkflows(t) {
-		for _, j := range w.Jobs {
-			if j.Permissions != nil && (*j.Permissions)["id-token"] == "write" && (*j.Permissions)["contents"] == "write" {
-				signing[w.file] = true
-			}
-		}
-	}
-	if diff := cmp.Diff(signing, movers); diff != "" {
-		t.Errorf("workflows that move channels (-) and movers of containai.yaml (+):\n%s", diff)
-	}
-	if want := f.Source + "/.github/workflows/build.yml@refs/heads/main"; string(f.Trust.Signer.Builder) != want {
-		t.Errorf("the builder is %s, want %s", f.Trust.Signer.Builder, want)
-	}
 }
