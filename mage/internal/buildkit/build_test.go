@@ -280,7 +280,7 @@ func testSmoke(t *testing.T, b *Builder) {
 		{Name: "has no network", Passed: true, Output: "lo"},
 		{Name: "has the network that it declares", Passed: true},
 		{Name: "takes too long", Exit: 124, Output: "it did not end within 1s\n"},
-		{Name: "prints without end", Exit: 153, Output: ("it was stopped: a test may write 64 MiB to one file, and print as much; let it say less\n" + strings.Repeat("y\n", 1000))[:2000]},
+		{Name: "prints without end", Exit: 153, Output: ("it was stopped: a test may write 1024 MiB to one file, and print as much; let it say less\n" + strings.Repeat("y\n", 1000))[:2000]},
 		{Name: "takes too much memory", Exit: 0, Output: "0"},
 	}
 	results, err := b.Smoke(t.Context(), dir, got.Images["app"].Platforms["linux/amd64"], "linux/amd64", tests)

@@ -28,7 +28,7 @@ const (
 	smokeSlack  = 5 * time.Minute // for loading the image, beside the tests themselves
 	smokeKept   = 64 << 10        // bytes of output that Prints is matched against
 	smokeOutput = 2000            // bytes of output that the result holds
-	smokeFile   = 64 << 20        // bytes of any one file that a test writes, so also of all it prints
+	smokeFile   = 1 << 30         // bytes of any one file that a test writes, so also of all it prints
 )
 
 // Smoke runs commands inside one built image, without network unless a test declares it, within limits

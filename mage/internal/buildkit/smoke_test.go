@@ -27,7 +27,7 @@ func TestJudge(t *testing.T) {
 		"another exit code fails":                     {family.Smoke{Exit: 2}, 1, "", evidence.SmokeResult{Exit: 1}},
 		"a limit that was reached is said":            {family.Smoke{Within: 3 * time.Second}, 124, "so far", evidence.SmokeResult{Exit: 124, Output: "it did not end within 3s\nso far"}},
 		"a test that the kernel killed says why":      {family.Smoke{}, 137, "so far", evidence.SmokeResult{Exit: 137, Output: "it was killed: a test may use 2048 MiB of memory\nso far"}},
-		"a test that prints without end says why":     {family.Smoke{}, 153, "y\ny", evidence.SmokeResult{Exit: 153, Output: "it was stopped: a test may write 64 MiB to one file, and print as much; let it say less\ny\ny"}},
+		"a test that prints without end says why":     {family.Smoke{}, 153, "y\ny", evidence.SmokeResult{Exit: 153, Output: "it was stopped: a test may write 1024 MiB to one file, and print as much; let it say less\ny\ny"}},
 		"an expected 124 is an exit code like others": {family.Smoke{Exit: 124}, 124, "", evidence.SmokeResult{Passed: true, Exit: 124}},
 		"output that is not UTF-8 is made so":         {family.Smoke{}, 0, "\xff", evidence.SmokeResult{Passed: true, Output: "\uFFFD"}},
 		"what is matched may be longer than is kept":  {family.Smoke{Prints: "z$"}, 0, strings.Repeat("y", 3000) + "z", evidence.SmokeResult{Passed: true, Output: strings.Repeat("y", 2000)}},
