@@ -22,7 +22,7 @@ import (
 // the day's operating system made, a BuildKit with an empty cache, an empty registry on this machine's
 // disk, and the same vulnerability database.
 func BenchmarkRelease(b *testing.B) {
-	db := fixtureDatabase(b)
+	db := madeNow(b, fixtureDatabase(b))
 	binary, path := compileMagefile(b), scriptPath(b)
 	for b.Loop() {
 		ours, theirs := newOurRelease(b, binary, db), newScriptedRelease(b, path, db)

@@ -124,6 +124,16 @@ func fixtureDatabase(t testing.TB) (dir string) {
 	return dir
 }
 
+// madeNow dates a database anew, and returns it: a family takes none that is older than it allows.
+func madeNow(t testing.TB, dir string) string {
+	t.Helper()
+	now := time.Now().UTC()
+	if err := metadata.NewClient(dir).Update(metadata.Metadata{Version: 2, UpdatedAt: now, NextUpdate: now.Add(6 * time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // publishAdvisories pushes a database as Trivy's makers do.
 func publishAdvisories(t *testing.T, host, dir string) graph.Node {
 	t.Helper()

@@ -14,9 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/aquasecurity/trivy-db/pkg/metadata"
 	"github.com/google/go-cmp/cmp"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -275,11 +273,7 @@ func serveAdvisories(t *testing.T) (host string, takeAway func()) {
 	t.Helper()
 	server := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
 	host = strings.TrimPrefix(server.URL, "http://")
-	dir, now := fixtureDatabase(t), time.Now().UTC()
-	if err := metadata.NewClient(dir).Update(metadata.Metadata{Version: 2, UpdatedAt: now, NextUpdate: now.Add(6 * time.Hour)}); err != nil { // no other test's
-		t.Fatal(err)
-	}
-	n := publishAdvisories(t, host, dir)
+	n := publishAdvisories(t, host, madeNow(t, fixtureDatabase(t))) // no other test's
 	takeAway = func() {
 		server.Close()
 		forgetDatabase(t, n)
