@@ -17,7 +17,7 @@ func table(rows []row, where place) string {
 	fmt.Fprintf(&b, "\n%s\n\n![What ours takes, as a part of what the peer takes](benchmarks.svg)\n\n", said)
 	b.WriteString("| what | ours | against | theirs | ours ÷ theirs | claimed |\n|---|---|---|---|---|---|\n")
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| <a id=\"%s\"></a>%s | %s | %s | %s | %s | %s |\n", r.id, r.what, r.show(r.our, r.ours), r.against, r.show(r.their, r.theirs), r.ratio(), r.claimed())
+		fmt.Fprintf(&b, "| <a id=\"%s\"></a>%s | %s | %s | %s | %s | %s |\n", r.id, cell(r.what), r.show(r.our, r.ours), cell(r.against), r.show(r.their, r.theirs), r.ratio(), r.claimed())
 	}
 	return b.String() + "\n"
 }
@@ -64,3 +64,6 @@ func figures(n float64) string {
 	digits := 1 - int(math.Floor(math.Log10(n)))
 	return fmt.Sprintf("%.*f", digits, n)
 }
+
+// cell is text in a column of its own, whatever it holds.
+func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
