@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -90,4 +91,25 @@ func (j *ciJob) Before() []string {
 		return all
 	}
 	return nil
+}
+
+// OutputsOf reads $GITHUB_OUTPUT as a runner does: NAME=VALUE, or lines up to a delimiter.
+func OutputsOf(content string) map[string]string {
+	all := map[string]string{}
+	lines := strings.Split(content, "\n")
+	for i := 0; i < len(lines); i++ {
+		if name, value, ok := strings.Cut(lines[i], "="); ok && !strings.Contains(lines[i], "<<") {
+			all[name] = value
+		}
+		name, delimiter, ok := strings.Cut(lines[i], "<<")
+		if !ok {
+			continue
+		}
+		var value []string
+		for i++; i < len(lines) && lines[i] != delimiter; i++ {
+			value = append(value, lines[i])
+		}
+		all[name] = strings.Join(value, "\n")
+	}
+	return all
 }

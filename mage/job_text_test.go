@@ -162,21 +162,5 @@ func (o *obedient) outputs(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := map[string]string{}
-	lines := strings.Split(string(content), "\n")
-	for i := 0; i < len(lines); i++ {
-		if name, value, ok := strings.Cut(lines[i], "="); ok && !strings.Contains(lines[i], "<<") {
-			all[name] = value
-		}
-		name, delimiter, ok := strings.Cut(lines[i], "<<")
-		if !ok {
-			continue
-		}
-		var value []string
-		for i++; i < len(lines) && lines[i] != delimiter; i++ {
-			value = append(value, lines[i])
-		}
-		all[name] = strings.Join(value, "\n")
-	}
-	return all
+	return OutputsOf(string(content))
 }

@@ -145,28 +145,13 @@ func (r *flow) script(step *mage.WorkflowStep, env []string, run *jobRun, log *b
 	}
 	fmt.Fprintf(log, "$ %s\n%s", step.Run, out.String())
 	content, _ := os.ReadFile(output)
-	run.outputs = outputsOf(string(content))
+	run.outputs = terms{}
+	for name, value := range mage.OutputsOf(string(content)) {
+		run.outputs[name] = value
+	}
 	page, _ := os.ReadFile(summary)
 	run.summary += string(page)
 	return err
-}
-
-// outputsOf reads $GITHUB_OUTPUT.
-func outputsOf(content string) terms {
-	all := terms{}
-	lines := strings.Split(content, "\n")
-	for i := 0; i < len(lines); i++ {
-		name, delimiter, ok := strings.Cut(lines[i], "<<")
-		if !ok {
-			continue
-		}
-		var value []string
-		for i++; i < len(lines) && lines[i] != delimiter; i++ {
-			value = append(value, lines[i])
-		}
-		all[name] = strings.Join(value, "\n")
-	}
-	return all
 }
 
 // variables are what a runner sets, and where this machine keeps what was compiled.
