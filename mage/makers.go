@@ -69,6 +69,7 @@ func (p *builderPort) Build(ctx context.Context, plan release.Plan, keep pipelin
 	}
 	r, err := b.Build(ctx, buildkit.Request{
 		Plan: plan, Root: p.root, Images: p.only, Cache: p.cache, Rebuild: plan.Source.Rebuild > 0, Keep: keep, Layout: p.layout.Dir(),
+		Compress: pack.Compress,
 	}, p.layout)
 	if err != nil {
 		return pipeline.Images{}, err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/containai/containai/mage/evidence"
@@ -21,11 +22,12 @@ import (
 
 // Request says what to build.
 type Request struct {
-	Plan    release.Plan
-	Root    string           // directory of the family file; the bake file and its contexts are relative to it
-	Images  []string         // these and what they are built on; empty means the whole family
-	Cache   release.CacheUse // what the build does with Options.Shared
-	Rebuild bool             // run every step again, whatever the build cache holds
+	Plan     release.Plan
+	Root     string           // directory of the family file; the bake file and its contexts are relative to it
+	Images   []string         // these and what they are built on; empty means the whole family
+	Cache    release.CacheUse // what the build does with Options.Shared
+	Rebuild  bool             // run every step again, whatever the build cache holds
+	Compress Compress         // how layers are released
 
 	// Keep is asked, before anything is built, which images need not be, with what each is made from.
 	// What it returns lies in Layout, the OCI layout of the store; nil keeps nothing.
@@ -92,7 +94,8 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err := b.bake(ctx, r, images, settings, solves); err != nil {
 		return Result{}, err
 	}
-	built, err := collect(ctx, r.Plan, images, kept, solves, into)
+	pack := packer{created: r.Plan.Source.Epoch, compress: r.Compress, dir: dir, packed: map[digest.Digest]graph.Node{}}
+	built, err := collect(ctx, r.Plan, images, kept, solves, into, pack.image)
 	if err != nil {
 		return Result{}, err
 	}
@@ -197,7 +200,7 @@ func bakeArgs(r Request, s solve, builder string, images []string, ca string) []
 		args = append(args, "--no-cache")
 	}
 	for _, image := range images {
-		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,%s,rewrite-timestamp=true", image, field("dest="+s.layout(image))))
+		args = append(args, "--set", fmt.Sprintf("%s.output=type=oci,tar=false,%s,%s,rewrite-timestamp=true", image, field("dest="+s.layout(image)), handedOver))
 	}
 	return append(args, images...)
 }
@@ -212,13 +215,13 @@ func field(s string) string {
 
 // collect moves the images' layouts into one store, where what they share lies once, and proves their
 // lineage.
-func collect(ctx context.Context, p release.Plan, images []string, kept map[string]release.Image, solves []solve, into graph.Store) (map[string]release.Image, error) {
+func collect(ctx context.Context, p release.Plan, images []string, kept map[string]release.Image, solves []solve, into graph.Store, image carry) (map[string]release.Image, error) {
 	built := map[string]release.Image{}
 	maps.Copy(built, kept)
 	for _, name := range images {
 		manifests := map[string]graph.Node{}
 		for _, s := range solves {
-			found, err := merge(ctx, s.layout(name), p.Source.Epoch, into)
+			found, err := merge(ctx, s.layout(name), into, image)
 			if err != nil {
 				return nil, fault.Wrap(err, fault.BuildFailed, "collecting", name)
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/pack"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -78,7 +79,7 @@ func request(t *testing.T, f *family.Family) Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Request{Plan: plan, Root: root}
+	return Request{Plan: plan, Root: root, Compress: pack.Compress}
 }
 
 // testOptions use the user's cache, so that programs and the day's OS base are made once.

@@ -38,7 +38,7 @@ func TestArchiveIsWhatDockerReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, store := newLayout(t)
-	manifests, err := merge(t.Context(), layout, time.Time{}, store)
+	manifests, err := merge(t.Context(), layout, store, copyImage)
 	if err != nil {
 		t.Fatal(err)
 	}

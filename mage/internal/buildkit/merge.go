@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/oci"
@@ -45,10 +44,13 @@ func Assemble(ctx context.Context, p release.Plan, images map[string]release.Ima
 	return built, nil
 }
 
-// merge copies the one image of a layout into a store, content before manifests, and returns its
-// platform manifests. BuildKit's own index, if there is one, stays behind. The images then say that they
-// were created at a time; the zero time leaves what they say.
-func merge(ctx context.Context, dir string, created time.Time, into graph.Store) (map[string]graph.Node, error) {
+// carry copies one platform's image from a layout into a store, content before manifests, and returns its
+// manifest there.
+type carry func(ctx context.Context, from, into graph.Store, manifest graph.Node) (graph.Node, error)
+
+// merge carries the one image of a layout into a store and returns its platform manifests. BuildKit's own
+// index, if there is one, stays behind.
+func merge(ctx context.Context, dir string, into graph.Store, image carry) (map[string]graph.Node, error) {
 	from, err := oci.New(dir)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.BuildFailed, "opening layout", dir)
@@ -63,15 +65,10 @@ func merge(ctx context.Context, dir string, created time.Time, into graph.Store)
 	}
 	manifests := map[string]graph.Node{}
 	for _, n := range found {
-		if created.IsZero() {
-			err = copyImage(ctx, from, into, n)
-		} else {
-			n, err = copyDated(ctx, from, into, n, created)
-		}
-		if err != nil {
+		name := graph.PlatformName(n.Platform)
+		if manifests[name], err = image(ctx, from, into, n); err != nil {
 			return nil, err
 		}
-		manifests[graph.PlatformName(n.Platform)] = n
 	}
 	return manifests, nil
 }
@@ -127,18 +124,18 @@ func normal(p ocispec.Platform) *ocispec.Platform {
 	return &ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
 }
 
-// copyImage copies configuration and layers, then the manifest. The store checks each digest.
-func copyImage(ctx context.Context, from, into graph.Store, manifest graph.Node) error {
+// copyImage carries an image as it is. The store checks each digest.
+func copyImage(ctx context.Context, from, into graph.Store, manifest graph.Node) (graph.Node, error) {
 	children, err := graph.Children(ctx, from, manifest)
 	if err != nil {
-		return err
+		return manifest, err
 	}
 	for _, n := range append(children, manifest) {
 		if err := copyNode(ctx, from, into, n); err != nil {
-			return diskFull(err, n)
+			return manifest, diskFull(err, n)
 		}
 	}
-	return nil
+	return manifest, nil
 }
 
 // diskFull says what to do about a node that could not be copied because the disk is full.
@@ -147,43 +144,6 @@ func diskFull(err error, n graph.Node) error {
 		return (&fault.Error{Op: "copying", Subject: n.Digest.String(), Kind: fault.Environment, Err: err}).WithHint(diskHint)
 	}
 	return fault.Wrap(err, fault.Environment, "copying", n.Digest.String())
-}
-
-// copyDated copies an image under another time of creation: what BuildKit writes there is the time that it
-// gave to files. Everything else stays as it is.
-func copyDated(ctx context.Context, from, into graph.Store, manifest graph.Node, created time.Time) (graph.Node, error) {
-	m, err := graph.Manifest(ctx, from, manifest)
-	if err != nil {
-		return manifest, err
-	}
-	content, err := graph.Fetch(ctx, from, m.Config, graph.MaxManifest)
-	if err != nil {
-		return manifest, err
-	}
-	var config map[string]json.RawMessage
-	if err := json.Unmarshal(content, &config); err != nil {
-		return manifest, fault.Wrap(err, fault.BuildFailed, "reading", m.Config.Digest.String())
-	}
-	if config["created"], err = json.Marshal(created.UTC()); err != nil {
-		return manifest, err
-	}
-	if content, err = json.Marshal(config); err != nil {
-		return manifest, err
-	}
-	if m.Config, err = graph.PushBytes(ctx, into, m.Config.MediaType, content); err != nil {
-		return manifest, err
-	}
-	for _, layer := range m.Layers {
-		if err := copyNode(ctx, from, into, layer); err != nil {
-			return manifest, diskFull(err, layer)
-		}
-	}
-	if content, err = json.Marshal(m); err != nil {
-		return manifest, err
-	}
-	dated, err := graph.PushBytes(ctx, into, manifest.MediaType, content)
-	dated.Platform = manifest.Platform
-	return dated, err
 }
 
 func copyNode(ctx context.Context, from, into graph.Store, n graph.Node) error {

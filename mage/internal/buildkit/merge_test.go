@@ -84,7 +84,7 @@ func TestWhatImagesShareIsStoredOnce(t *testing.T) {
 	plan, solves := twoImages(t, "on both", "the app")
 	dir, store := newLayout(t)
 	into := counted{store, map[digest.Digest]int{}}
-	built, err := collect(t.Context(), plan, []string{"base", "app"}, nil, solves, into)
+	built, err := collect(t.Context(), plan, []string{"base", "app"}, nil, solves, into, copyImage)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestADamagedLayerIsNotCollected(t *testing.T) {
 	}
 	write(t, file, "ARM64")
 	_, store := newLayout(t)
-	if built, err := collect(t.Context(), plan, []string{"base", "app"}, nil, solves, store); err == nil {
+	if built, err := collect(t.Context(), plan, []string{"base", "app"}, nil, solves, store, copyImage); err == nil {
 		t.Errorf("collected %v", built)
 	}
 }

@@ -135,7 +135,7 @@ func (b *Builder) mirrorBase(ctx context.Context, p release.Plan, dir string) (o
 		if err != nil {
 			return osBase{}, err
 		}
-		found, err := merge(ctx, cached, time.Time{}, into)
+		found, err := merge(ctx, cached, into, copyImage)
 		if err != nil {
 			return osBase{}, err
 		}

@@ -92,7 +92,7 @@ func TestWrapArchiveGivesTheSameBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, store := newLayout(t)
-		manifests, err := merge(t.Context(), layout, time.Time{}, store)
+		manifests, err := merge(t.Context(), layout, store, copyImage)
 		if err != nil {
 			t.Fatal(err)
 		}

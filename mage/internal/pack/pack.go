@@ -2,7 +2,7 @@
 // want to do harm.
 //
 // [Pack] writes a tree as tar inside gzip; [Sums] lists what it writes, for sha256sum -c;
-// [Unpack] brings such an archive back, after it has read it once from end to end and found
+// [Compress] gives other content the same gzip; [Unpack] brings such an archive back, after it has read it once from end to end and found
 // nothing to refuse. Names are held by one survey in both directions, and so the invariant:
 // whatever Pack writes, Unpack accepts, and packing what Unpack wrote gives the archive again.
 package pack
@@ -72,6 +72,23 @@ func Pack(ctx context.Context, w io.Writer, root fs.FS, o Options) error {
 		err = out.failed()
 	}
 	return fault.Wrap(err, fault.Environment, "packing", "archive")
+}
+
+// Compress writes what it reads as gzip, the same bytes for the same content everywhere.
+func Compress(ctx context.Context, w io.Writer, r io.Reader) error {
+	out := &latch{w: w}
+	gz, err := compressor(out, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(gz, cancellable{ctx, r}, make([]byte, buffer))
+	if closing := gz.Close(); err == nil {
+		err = closing
+	}
+	if err == nil {
+		err = out.failed()
+	}
+	return fault.Wrap(err, fault.Environment, "compressing", "content")
 }
 
 // Sums returns SHA256SUMS of every regular file that [Pack] would write, in the format of
