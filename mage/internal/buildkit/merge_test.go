@@ -43,21 +43,23 @@ func imageLayout(t *testing.T, dir, architecture string, layers ...string) []gra
 		}
 		return n
 	}
-	encode := func(v any) []byte {
-		content, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return content
-	}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: architecture}}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	for _, layer := range layers {
 		m.Layers = append(m.Layers, push(ocispec.MediaTypeImageLayer, []byte(layer)))
 	}
-	m.Config = push(ocispec.MediaTypeImageConfig, encode(config))
-	push(ocispec.MediaTypeImageManifest, encode(m))
+	m.Config = push(ocispec.MediaTypeImageConfig, encode(t, config))
+	push(ocispec.MediaTypeImageManifest, encode(t, m))
 	return m.Layers
+}
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	content, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }
 
 // twoImages are a family of a base and an image on it, exported by two nodes.

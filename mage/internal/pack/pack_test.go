@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/fstest"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -227,6 +228,40 @@ func TestPackStops(t *testing.T) {
 			t.Errorf("Pack = %v, want Conflict", err)
 		}
 	})
+}
+
+func TestCompressGivesWhatGzipReads(t *testing.T) {
+	random := make([]byte, 3<<20) // several blocks
+	rand.NewChaCha8([32]byte{}).Read(random)
+	for _, content := range [][]byte{nil, []byte("one"), random, bytes.Repeat([]byte("again "), 1<<20)} {
+		var first, second bytes.Buffer
+		check(t, pack.Compress(t.Context(), &first, bytes.NewReader(content)))
+		check(t, pack.Compress(t.Context(), &second, iotest.HalfReader(bytes.NewReader(content))))
+		if !bytes.Equal(first.Bytes(), second.Bytes()) {
+			t.Errorf("%d bytes, read in other pieces, give another archive", len(content))
+		}
+		r, err := gzip.NewReader(&first)
+		check(t, err)
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes came back as %d, %v", len(content), len(got), err)
+		}
+	}
+}
+
+func TestCompressStopsWithItsReaderAndItsWriter(t *testing.T) {
+	broken := errors.New("broken")
+	failing := writerFunc(func([]byte) (int, error) { return 0, broken })
+	if err := pack.Compress(t.Context(), failing, strings.NewReader("content")); !errors.Is(err, broken) {
+		t.Errorf("a writer that fails gives %v", err)
+	}
+	if err := pack.Compress(t.Context(), io.Discard, iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("a reader that fails gives %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := pack.Compress(ctx, io.Discard, strings.NewReader("content")); !errors.Is(err, fault.Interrupted) {
+		t.Errorf("a context that ended gives %v", err)
+	}
 }
 
 func TestSumsSatisfySha256sum(t *testing.T) {
