@@ -77,16 +77,18 @@ func clone(b *testing.B) string {
 	return dir
 }
 
+// newOurRelease is a release where one was before, of which nothing is left but the tools that it compiled and
+// the day's operating system, which both build on.
 func newOurRelease(b *testing.B, binary, db string) timedCommand {
 	b.Helper()
-	makeRootfs(b, binary)
-	return timedCommand{args: []string{binary, "release:dev"}, dir: clone(b), env: []string{"CONTAINAI_PLATFORMS=linux/amd64", "CONTAINAI_VULNERABILITY_DB=" + db}}
-}
-
-// makeRootfs has the day's operating system made, which both build on: building the vetted base alone does it.
-func makeRootfs(b *testing.B, binary string) {
-	b.Helper()
-	timedCommand{args: []string{binary, "build:image", "containai-base"}, dir: clone(b), env: []string{"CONTAINAI_PLATFORMS=linux/amd64"}}.run(b)
+	release := timedCommand{args: []string{binary, "release:dev"}, dir: clone(b), env: []string{"CONTAINAI_PLATFORMS=linux/amd64", "CONTAINAI_VULNERABILITY_DB=" + db}}
+	release.run(b)
+	for _, made := range []string{".containai", "dist"} {
+		if err := os.RemoveAll(filepath.Join(release.dir, made)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return release
 }
 
 // newScriptedRelease starts what the script wants: a BuildKit as ours is, a registry, a key.
