@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containai/containai/mage/family"
@@ -29,6 +30,7 @@ type session struct {
 	began    time.Time
 	progress *progress
 	console  *actions.Console // of a GitHub Actions job; elsewhere nobody reads it
+	mu       sync.Mutex       // guards closers: parts of a stage run at the same time
 	closers  []func() error
 }
 
@@ -46,7 +48,11 @@ func (s *session) close() error {
 	return errors.Join(errs...)
 }
 
-func (s *session) onClose(f func() error) { s.closers = append(s.closers, f) }
+func (s *session) onClose(f func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closers = append(s.closers, f)
+}
 
 // family reads the family file.
 func (s *session) family() (*family.Family, error) {

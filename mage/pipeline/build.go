@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/release"
@@ -69,7 +71,7 @@ func sortedCells(plan release.Plan) []evidence.Cell {
 	})
 }
 
-// Evidence inspects every cell of what was built: SBOM, scans, then the image's smoke tests. Of what was
+// Evidence inspects every cell of what was built: SBOM, scans, and the image's smoke tests. Of what was
 // kept with its evidence, that is read and verified. What an earlier job found is not looked for again.
 func (p *Pipeline) Evidence(ctx context.Context, b release.Built, channel string) (release.Evidenced, error) {
 	if reports, found, err := p.Dist.ReadReports(b.Record); found || err != nil {
@@ -79,52 +81,85 @@ func (p *Pipeline) Evidence(ctx context.Context, b release.Built, channel string
 	if err != nil {
 		return release.Evidenced{}, err
 	}
-	reports, err := p.Inspect.Inspect(ctx, toInspect(b))
+	reports, err := p.inspectAndSmoke(ctx, toInspect(b))
 	if err != nil {
 		return release.Evidenced{}, err
-	}
-	for i := range reports {
-		if err := p.smoke(ctx, b, &reports[i]); err != nil {
-			return release.Evidenced{}, err
-		}
 	}
 	reports = slices.SortedFunc(slices.Values(append(reports, kept...)), func(a, b evidence.Report) int { return strings.Compare(a.Cell.String(), b.Cell.String()) })
 	return release.Evidenced{Built: b, Reports: reports}, p.Dist.WriteReports(reports)
 }
 
-// smoke runs the smoke tests of a cell and puts their results into its report.
-func (p *Pipeline) smoke(ctx context.Context, b release.Built, r *evidence.Report) error {
-	tests := p.Family.Images[r.Cell.Image].Smoke
-	r.Smoke = []evidence.SmokeResult{}
-	if len(tests) == 0 {
-		r.Checks = append(r.Checks, evidence.Check{Name: "smoke"})
-		return nil
-	}
-	node, ok := b.Record.Digest(r.Cell)
-	if !ok {
-		return fault.New(fault.Refused, "testing", r.Cell.String(), "it was not built")
-	}
-	p.Progress.Start("smoke", r.Cell.String())
-	began := p.Now()
-	results, err := p.Builder.Smoke(ctx, r.Cell.Platform, node, tests)
-	if err != nil {
+// inspectAndSmoke does both at the same time, for the one reads bytes and the other runs them.
+func (p *Pipeline) inspectAndSmoke(ctx context.Context, b release.Built) ([]evidence.Report, error) {
+	var reports []evidence.Report
+	var smoked map[evidence.Cell]tested
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		reports, err = p.Inspect.Inspect(ctx, b)
 		return err
+	})
+	group.Go(func() (err error) {
+		smoked, err = p.smoke(ctx, b)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i := range reports {
+		of, ok := smoked[reports[i].Cell]
+		if !ok {
+			return nil, fault.New(fault.Refused, "testing", reports[i].Cell.String(), "it was not built")
+		}
+		reports[i].Smoke, reports[i].Checks = of.results, append(reports[i].Checks, of.check)
+	}
+	return reports, nil
+}
+
+// tested is what the smoke tests of a cell gave, and how long they took.
+type tested struct {
+	results []evidence.SmokeResult
+	check   evidence.Check
+}
+
+// smoke runs the smoke tests of every cell, one cell after another.
+func (p *Pipeline) smoke(ctx context.Context, b release.Built) (map[evidence.Cell]tested, error) {
+	all := map[evidence.Cell]tested{}
+	for _, cell := range b.Record.Cells() {
+		of, err := p.smokeCell(ctx, b, cell)
+		if err != nil {
+			return nil, err
+		}
+		all[cell] = of
+	}
+	return all, nil
+}
+
+func (p *Pipeline) smokeCell(ctx context.Context, b release.Built, cell evidence.Cell) (tested, error) {
+	tests := p.Family.Images[cell.Image].Smoke
+	of := tested{results: []evidence.SmokeResult{}, check: evidence.Check{Name: "smoke"}}
+	if len(tests) == 0 {
+		return of, nil
+	}
+	node, _ := b.Record.Digest(cell)
+	p.Progress.Start("smoke", cell.String())
+	began := p.Now()
+	results, err := p.Builder.Smoke(ctx, cell.Platform, node, tests)
+	if err != nil {
+		return of, err
 	}
 	if len(results) != len(tests) {
-		return fault.New(fault.Refused, "testing", r.Cell.String(), "%d of %d smoke tests answered", len(results), len(tests))
+		return of, fault.New(fault.Refused, "testing", cell.String(), "%d of %d smoke tests answered", len(results), len(tests))
 	}
-	r.Smoke = results
-	check := evidence.Check{Name: "smoke", Took: p.Now().Sub(began), Cached: true}
+	of.results, of.check.Took, of.check.Cached = results, p.Now().Sub(began), true
 	passed := 0
 	for _, result := range results {
 		if result.Passed {
 			passed++
 		}
-		check.Cached = check.Cached && result.Cached
+		of.check.Cached = of.check.Cached && result.Cached
 	}
-	r.Checks = append(r.Checks, check)
-	p.Progress.Done("smoke", r.Cell.String(), fmt.Sprintf("%d of %d passed", passed, len(tests)))
-	return nil
+	p.Progress.Done("smoke", cell.String(), fmt.Sprintf("%d of %d passed", passed, len(tests)))
+	return of, nil
 }
 
 // Approve asks a channel's gate.
