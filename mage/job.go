@@ -134,30 +134,30 @@ func (w *workshop) mayWrite(apply bool) error {
 
 // mayRelease is mayWrite, and who the job is: who publishes and signs must be the policy's signer, at
 // the very commit; who moves the channel, one of its movers. Both are read from the identity token, as
-// the variables of a job can be set by anybody. A mover that is no signer may only move what is there.
-func (w *workshop) mayRelease(ctx context.Context, p *pipeline.Pipeline, x wish, src release.Source) error {
+// the variables of a job can be set by anybody. A mover that is no signer only moves what is there.
+func (w *workshop) mayRelease(ctx context.Context, p *pipeline.Pipeline, x wish, src release.Source) (moves bool, err error) {
 	if x.until == pipeline.UntilBuild || x.until == pipeline.UntilInspect || !w.guarded() {
-		return nil
+		return false, nil
 	}
 	if err := w.mayWrite(true); err != nil {
-		return err
+		return false, err
 	}
 	policy := w.fam.Policy(x.channel)
 	job, err := w.bearer(ctx, policy)
 	if err != nil || policy.Instance == family.Key {
-		return err
+		return false, err
 	}
 	notSigner := job.Is(sigstore.Expect{Signer: policy.Signer, Commit: src.Commit})
 	if x.until != pipeline.UntilPromote {
-		return refuseJob(notSigner, "publishing", src.Tag())
+		return false, refuseJob(notSigner, "publishing", src.Tag())
 	}
 	if err := refuseJob(isMover(job, policy), "moving", x.channel); err != nil || notSigner == nil {
-		return err
+		return false, err
 	}
 	if whole, err := isWhole(ctx, p, src, x.channel); err != nil || whole {
-		return err
+		return true, err
 	}
-	return refuseJob(notSigner, "publishing and signing", src.Tag())
+	return false, refuseJob(notSigner, "publishing and signing", src.Tag())
 }
 
 // mayApply is mayWrite for an operation: unless it commits unsigned, its job is a mover.

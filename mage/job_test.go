@@ -137,7 +137,7 @@ func mayDo(t *testing.T, w *workshop) map[string]error {
 	src := release.Source{Commit: ourCommit}
 	answers := map[string]error{"prune": w.mayWrite(true)}
 	for _, until := range []pipeline.Stage{pipeline.UntilInspect, pipeline.UntilPublish, pipeline.UntilAttest, pipeline.UntilPromote} {
-		answers[string(until)] = w.mayRelease(t.Context(), p, wish{channel: "prod", until: until}, src)
+		_, answers[string(until)] = w.mayRelease(t.Context(), p, wish{channel: "prod", until: until}, src)
 	}
 	answers["rollback"] = w.mayApply(t.Context(), intent{channel: "prod"})
 	return answers

@@ -53,7 +53,7 @@ func releaseOf(x wish) command {
 			}
 			return w.print(steps, func() string { return stepsText(x.channel, steps) })
 		}
-		if err := w.mayRelease(ctx, p, x, plan.Source); err != nil {
+		if order.Moves, err = w.mayRelease(ctx, p, x, plan.Source); err != nil {
 			return err
 		}
 		if p.Archive, err = w.archiveOf(ctx, x, plan.Source); err != nil {

@@ -52,6 +52,52 @@ func TestAScanIsAttestedOfItsOwnCell(t *testing.T) {
 	}
 }
 
+// A job that may only move a channel does so for what is whole, and makes nothing itself beside its token:
+// not even what was there when the job began and vanished since.
+func TestWhoOnlyMovesNeitherBuildsNorInspectsNorSigns(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		published, vanished bool
+		want                error
+	}{
+		"nothing was published":       {want: fault.Refused},
+		"what is said of app is gone": {published: true, vanished: true, want: fault.Refused},
+		"it is whole":                 {published: true},
+	} {
+		w := bareWorld(t)
+		if tt.published {
+			w.publish(t, first)
+		}
+		if tt.vanished {
+			w.strip(t, "app", w.releases[first].Record.Images["app"].Index)
+			w.cache = t.TempDir() // this machine never saw it
+		}
+		p, plan := w.pipeline(t, "mover"), w.plan(first)
+		p.Signer, p.History = w.signer(first), history{plan.Source}
+		p.Builder, p.Inspect = idle{t, maker{w.layout}}, idle{t, maker{w.layout}}
+		result, err := p.Release(t.Context(), plan, pipeline.Order{Channel: "dev", Until: pipeline.UntilPromote, Moves: true})
+		if !errors.Is(err, tt.want) || result.Attested > 0 || (w.shown("app", "dev") != "") != (tt.want == nil) {
+			t.Errorf("%s: attested %d, dev is %q, %v; want %v", name, result.Attested, w.shown("app", "dev"), err, tt.want)
+		}
+	}
+}
+
+// idle must not be asked to build or to inspect.
+type idle struct {
+	t *testing.T
+	maker
+}
+
+func (i idle) Build(ctx context.Context, p release.Plan, keep pipeline.Keep) (pipeline.Images, error) {
+	i.t.Error("it was built")
+	return i.maker.Build(ctx, p, keep)
+}
+
+func (i idle) Inspect(ctx context.Context, b release.Built) ([]evidence.Report, error) {
+	i.t.Error("it was inspected")
+	return i.maker.Inspect(ctx, b)
+}
+
 // twins makes app the same bytes as base.
 type twins struct{ maker }
 

@@ -46,6 +46,7 @@ type Order struct {
 	Version string // v1.2.3: also an immutable tag of every member; may be empty
 	Until   Stage
 	Moved   release.Moved
+	Moves   bool // by who may only move a channel: nothing is built, inspected or signed
 }
 
 // Release takes a plan to a channel, or up to an earlier stage. Run again after anything, it
@@ -70,7 +71,7 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 			return Result{}, err
 		}
 	}
-	pub, result, approve, err := p.publishOnce(ctx, plan, channel)
+	pub, result, approve, err := p.publishOnce(ctx, plan, o)
 	if err != nil {
 		return result, err
 	}
@@ -93,6 +94,12 @@ func (p *Pipeline) Release(ctx context.Context, plan release.Plan, o Order) (Res
 		result.Reports = result.Outcome.Reports
 	}
 	return result, nil
+}
+
+// onlyMoves refuses what a job that may only move a channel must not do beside the token that moves it.
+func onlyMoves(tag string) error {
+	return fault.New(fault.Refused, "moving to", tag, "it lacks something, and this job may neither build nor inspect nor sign what is missing").
+		WithHint("run the job again that builds and signs, then this one")
 }
 
 // known refuses a channel that the family does not have.
@@ -164,8 +171,12 @@ func (p *Pipeline) Foresee(ctx context.Context, plan release.Plan, o Order) ([]s
 type approval func(context.Context) (release.Approved, error)
 
 // publishOnce adopts what the registry has of the source, or builds, inspects and publishes it.
-func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, channel string) (Published, Result, approval, error) {
+func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, o Order) (Published, Result, approval, error) {
+	channel := o.Channel
 	pub, adopted, err := p.Adopt(ctx, plan.Source)
+	if err == nil && !adopted && o.Moves {
+		err = onlyMoves(plan.Source.Tag())
+	}
 	if err != nil {
 		return Published{}, Result{}, nil, err
 	}
@@ -175,6 +186,9 @@ func (p *Pipeline) publishOnce(ctx context.Context, plan release.Plan, channel s
 		}
 		result := Result{Source: plan.Source, Record: pub.Record, Adopted: true}
 		return pub, result, func(ctx context.Context) (release.Approved, error) {
+			if o.Moves {
+				return release.Approved{}, onlyMoves(plan.Source.Tag())
+			}
 			return p.approvePublished(ctx, pub, plan, channel)
 		}, nil
 	}
