@@ -73,7 +73,6 @@ func shown() []struct{ command, test string } {
 		{`^cosign verify --key cosign.pub `, "TestACosignKeyPairSignsAndItsOldSignaturesAreRead"},
 		{`^docker buildx create --name pair `, "TestTwoNodesBuildOnePlatformEach"},
 		{`^go build .* ./mage/cmd/verify$`, "TestTheVerifierIsTheSameBytesFromTwoDirectories"},
-		{`^crane tag `, "BenchmarkMoveTags"},
 		{`^containai-verify (channel|image|sbom|offline) `, "TestConsumersOfThisMachinesReleases"},
 		{`^(sh containai-installer.sh --(channel|status) |containai-update$|containai-update --rollback$)`, "TestInstaller"},
 		{`^git -C .containai/ledger.git update-ref `, "TestScripts"},
@@ -157,7 +156,7 @@ func runTargets(t *testing.T) map[string]bool {
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
-	command := regexp.MustCompile(`(?m)^(?:! )?(?:exec|exits \d+) (?:sh -c .*&& )?(mage .*)$`)
+	command := regexp.MustCompile(`(?m)^(?:! )?(?:exec|exits \d+|shown \S+) (?:sh -c .*&& )?(mage .*)$`)
 	for _, script := range scripts {
 		for _, line := range command.FindAllStringSubmatch(string(must(os.ReadFile(script))), -1) {
 			if target, ok := targetOf(strings.Fields(line[1])); ok {

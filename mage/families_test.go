@@ -247,6 +247,7 @@ func runScripts(t *testing.T, k kin, dir string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":  exits,
 			"commit": commit,
+			"shown":  shownIn,
 		},
 	})
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // TestTheRealFamilyIsReleasedAndVerified runs the README's first command on a clone of this
-// repository, verifies the channel, and runs it again: the second run writes nothing.
+// repository, compares what it prints with what the page shows,
+// verifies the channel, and runs it again: the second run writes nothing.
 func TestTheRealFamilyIsReleasedAndVerified(t *testing.T) {
 	if testing.Short() || os.Getenv("CI") == "" && os.Geteuid() != 0 {
 		t.Skip("it builds the whole family as root, which takes minutes")
@@ -28,7 +29,13 @@ func TestTheRealFamilyIsReleasedAndVerified(t *testing.T) {
 		}
 		return string(out)
 	}
-	t.Log(run("release:dev"))
+	first := run("release:dev")
+	t.Log(first)
+	if strings.Contains(first, "NOT SCANNED") { // as where there is no vulnerability database, which the page shows
+		if err := asShown(read(t, "../README.md"), "mage release:dev", "0", first); err != nil {
+			t.Errorf("README.md: %v", err)
+		}
+	}
 	if got := run("verify:channel", "dev"); !strings.Contains(got, "all hold") {
 		t.Errorf("verify:channel dev printed:\n%s", got)
 	}
