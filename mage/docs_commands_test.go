@@ -74,7 +74,7 @@ func shown() []struct{ command, test string } {
 		{`^docker buildx create --name pair `, "TestTwoNodesBuildOnePlatformEach"},
 		{`^go build .* ./mage/cmd/verify$`, "TestTheVerifierIsTheSameBytesFromTwoDirectories"},
 		{`^containai-verify (channel|image|sbom|offline) `, "TestConsumersOfThisMachinesReleases"},
-		{`^(sh containai-installer.sh --(channel|status) |containai-update$|containai-update --rollback$)`, "TestInstaller"},
+		{`^(sh containai-installer.sh --(channel|status)\b|containai-update$|containai-update --rollback$)`, "TestInstaller"},
 		{`^git -C .containai/ledger.git update-ref `, "TestScripts"},
 		{`^go tool mage local:serve$`, peers},
 		{`^(go run \S+/mage/cmd/init@latest|go mod tidy &&|git (init|add|commit) .*&&)$`, "TestAStrangersProjectIsReleasedAsTheAdoptionPageSays"},
@@ -87,6 +87,7 @@ var (
 	spaces    = regexp.MustCompile(`\s+`)
 	variables = regexp.MustCompile(`^([A-Z]\w*=("[^"]*"|\$\([^)]*\)|[^\s"$])*\s*)+`)
 	fence     = regexp.MustCompile("(?s)```(\\w*)\n(.*?)```")
+	continued = regexp.MustCompile(`\s*\\\n\s*`)
 	comment   = regexp.MustCompile(`\s+#.*$`)
 
 	targetName = regexp.MustCompile(`^(artifacts|build|family|inspect|local|ops|release|verify):[a-zA-Z]+$`)
@@ -100,7 +101,7 @@ func commandsOf(page string) []string {
 		if !slices.Contains([]string{"sh", "shell", "console"}, block[1]) {
 			continue
 		}
-		for line := range strings.Lines(regexp.MustCompile(`\\\n\s*`).ReplaceAllString(block[2], " ")) {
+		for line := range strings.Lines(continued.ReplaceAllString(block[2], " ")) {
 			line = strings.TrimSpace(comment.ReplaceAllString(" "+strings.TrimSpace(line), ""))
 			typed, ok := strings.CutPrefix(line, "$ ")
 			if block[1] == "console" && !ok {

@@ -28,7 +28,8 @@ func examplesOf(page string) []example {
 		if block[1] != "console" {
 			continue
 		}
-		for shown := range strings.SplitSeq("\n"+strings.ReplaceAll(block[2], "\n   ", "\n"), "\n$ ") {
+		text := "\n" + strings.ReplaceAll(continued.ReplaceAllString(block[2], " "), "\n   ", "\n")
+		for shown := range strings.SplitSeq(text, "\n$ ") {
 			command, printed, _ := strings.Cut(shown, "\n")
 			if command == "echo $?" && len(all) > 0 {
 				all[len(all)-1].status = strings.TrimSpace(printed)
@@ -76,13 +77,13 @@ func (e example) differs(printed string) string {
 // unshown are lines that no page shows: a step begins, and what was asked of the registry.
 var unshown = regexp.MustCompile(`^(▸|registry) `)
 
-// steady is a line without its digests, durations, platform, numbers and the width of its columns.
+// steady is a line without its digests, durations, platform, numbers, branches and the width of its columns.
 func steady(line string) string {
 	line = regexp.MustCompile(`\b[0-9a-f]{7,}\b…?`).ReplaceAllString(line, "#")
 	line = regexp.MustCompile(`\b[0-9.]+(m[0-9]+s|ms|µs|s)\b`).ReplaceAllString(line, "")
 	line = regexp.MustCompile(`linux/\w+`).ReplaceAllString(line, "linux/#")
 	line = regexp.MustCompile(`[0-9]+`).ReplaceAllString(line, "0")
-	return strings.TrimSpace(spaces.ReplaceAllString(line, " "))
+	return strings.TrimSpace(regexp.MustCompile(`[\s│├└─]+`).ReplaceAllString(line, " "))
 }
 
 // asShown holds a command's exit status and output to what a page shows of it; one of its examples must be it.
@@ -102,6 +103,14 @@ func asShown(page, command, status, printed string) error {
 		why = errors.New(differs)
 	}
 	return why
+}
+
+// wantShown: a page shows this of a command that ended well.
+func wantShown(t *testing.T, page, command string, printed []byte) {
+	t.Helper()
+	if err := asShown(read(t, "../"+page), command, "0", string(printed)); err != nil {
+		t.Errorf("%s, %s: %v; it printed:\n%s", page, command, err, printed)
+	}
 }
 
 // shownIn PAGE COMMAND… is a command of scripts: it runs a command that a page shows, and compares.
@@ -128,12 +137,18 @@ func shownIn(ts *testscript.TestScript, neg bool, args []string) {
 // TestNoOutputIsShownThatNothingPrints: what a page shows of a command is compared with what the command
 // prints, by `shown PAGE COMMAND` in a script or by a test, as often as it is shown.
 func TestNoOutputIsShownThatNothingPrints(t *testing.T) {
-	compared := map[string]int{"README.md mage release:dev": 1} // by TestTheRealFamilyIsReleasedAndVerified
+	compared := map[string]int{}
 	for _, command := range notCompared() {
 		compared["docs/runbook.md "+command]++
 	}
 	for _, command := range regexp.MustCompile(`(?m)^shown (.*)$`).FindAllStringSubmatch(read(t, "../testdata/script/runbook.txtar"), -1) {
 		compared[spelled(command[1])]++
+	}
+	wanted := regexp.MustCompile(`wantShown\(t, "([^"]+)", "([^"]+)"`)
+	for _, s := range sources(t) {
+		for _, command := range wanted.FindAllStringSubmatch(read(t, filepath.Join("..", s.dir, s.name)), -1) {
+			compared[command[1]+" "+spelled(command[2])]++
+		}
 	}
 	for page, content := range pages(t) {
 		for _, e := range examplesOf(content) {

@@ -91,7 +91,8 @@ func TestInstallerReadsGHCR(t *testing.T) {
 // A first installation, the same once more, an update by the command that it brought, two ways back.
 func (s *shop) lives(t *testing.T, m *machine) {
 	c := s.open(t)
-	m.want(0, s.script, s.from(m, c, "prod")...)
+	printed := m.want(0, s.script, s.from(m, c, "prod")...)
+	wantShown(t, "docs/verification.md", "sh containai-installer.sh --channel prod", []byte(printed))
 	m.wantCommit(s.first)
 	if out := m.want(0, s.script); !strings.Contains(out, "already here") {
 		t.Errorf("the same again printed:\n%s", out)
@@ -100,15 +101,18 @@ func (s *shop) lives(t *testing.T, m *machine) {
 
 	m.want(0, s.script, "--channel", "dev")
 	m.wantCommit(s.second)
-	m.want(0, s.script, "--rollback")
+	printed = m.want(0, s.script, "--rollback")
+	wantShown(t, "docs/verification.md", "containai-update --rollback", []byte(printed))
 	m.wantCommit(s.first)
 	if _, err := os.Lstat(m.path(".local/bin/more")); !os.IsNotExist(err) {
 		t.Errorf("a command of the version that is gone: %v", err)
 	}
 	m.want(0, s.script, "--rollback")
 	m.wantCommit(s.second)
-	if out := m.want(0, s.script, "--status"); !strings.Contains(out, s.second) || !strings.Contains(out, "as in SHA256SUMS") {
-		t.Errorf("--status printed:\n%s", out)
+	printed = m.want(0, s.script, "--status")
+	wantShown(t, "docs/verification.md", "sh containai-installer.sh --status", []byte(printed))
+	if !strings.Contains(printed, s.second) {
+		t.Errorf("--status printed:\n%s", printed)
 	}
 	if out := m.want(0, s.script, "--version"); strings.Count(out, "sha256:") != 2 {
 		t.Errorf("--version printed:\n%s", out)

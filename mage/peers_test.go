@@ -68,6 +68,7 @@ func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 		}
 	})
 	good := owner + "/tiny@" + strings.TrimSpace(string(output(t, peers+"/crane", "digest", "--insecure", owner+"/tiny:dev")))
+	wantShown(t, "docs/verification.md", "oras discover --plain-http $REF", output(t, peers+"/oras", "discover", "--plain-http", good))
 	bad := f.tamper(t, owner)
 	root := filepath.Join(f.dir, ".containai", "sigstore", "trusted_root.json")
 	t.Run("sigstore-js accepts what cosign downloads", func(t *testing.T) {
@@ -77,16 +78,22 @@ func TestOtherMakersToolsReadAndVerifyWhatWeReleased(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, of, _ := strings.Cut(good, "@")
-		if v := installSigstoreJS(t).judge(t, root, sigstore.LocalBuilder, []string{of + "=" + bundle}); v[0].Predicate != evidence.Provenance {
-			t.Errorf("sigstore-js says %+v", v)
+		printed, accepted, stderr := installSigstoreJS(t).run(t, root, sigstore.LocalBuilder, of+"="+bundle)
+		if !accepted {
+			t.Errorf("sigstore-js refuses it: %s%s", printed, stderr)
 		}
+		wantShown(t, "docs/verification.md", "node testdata/peers-js/verify.mjs .containai/sigstore/trusted_root.json https://containai.internal/oidc https://containai.internal/builders/local/v1 ${REF#*@}=bundle.json", printed)
 	})
 	for version, c := range cosigns() {
 		t.Run("cosign "+version+" accepts the image and refuses a tampered copy", func(t *testing.T) {
 			program := filepath.Join(install(t, c.module), "cosign")
 			for _, predicate := range []string{evidence.Signature, evidence.Provenance} {
 				args := c.command(root, sigstore.LocalBuilder, predicate)
-				output(t, program, append(args, good)...)
+				printed, err := exec.CommandContext(t.Context(), program, append(args, good)...).CombinedOutput()
+				if err != nil {
+					t.Errorf("%s is refused: %v", predicate, err)
+				}
+				wantShown(t, "docs/verification.md", "cosign verify-attestation --type slsaprovenance1 $TRUST $REF", printed)
 				if out, err := exec.CommandContext(t.Context(), program, append(args, bad)...).CombinedOutput(); err == nil {
 					t.Errorf("%s is accepted of a tampered copy:\n%s", predicate, out)
 				}
