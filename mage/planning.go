@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/internal/buildkit"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/release"
 )
@@ -144,7 +144,7 @@ func targetRow(t buildkit.Target) []string {
 }
 
 // digests are cut for people; the JSON has them whole.
-var digests = regexp.MustCompile(`(@sha256:[0-9a-f]{12})[0-9a-f]{52}`)
+var digests = lazyregexp.New(`(@sha256:[0-9a-f]{12})[0-9a-f]{52}`)
 
 func lines(s string) []string {
 	if s == "" {

@@ -97,7 +97,7 @@ func floorOf(dir string) string {
 	case len(parts) == 1:
 		return "mage"
 	case parts[1] == "internal" && len(parts) > 2:
-		if slices.Contains([]string{"tool", "term"}, parts[2]) {
+		if slices.Contains([]string{"tool", "term", "lazyregexp"}, parts[2]) {
 			return parts[2]
 		}
 		return "adapter"
@@ -110,22 +110,22 @@ func floorOf(dir string) string {
 func isGround(dir string) bool { return slices.Contains(ground(), floorOf(dir)) }
 
 func ground() []string {
-	return []string{"fault", "ref", "graph", "family", "evidence", "release", "retention"}
+	return []string{"lazyregexp", "fault", "ref", "graph", "family", "evidence", "release", "retention"}
 }
 
 // below returns the floors that a floor may import.
 func below(floor string) []string {
 	switch floor {
-	case "fault":
+	case "fault", "lazyregexp":
 		return nil
 	case "ref":
-		return []string{"fault"}
+		return []string{"lazyregexp", "fault"}
 	case "graph":
-		return []string{"fault", "ref"}
+		return []string{"lazyregexp", "fault", "ref"}
 	case "family", "evidence":
-		return []string{"fault", "ref", "graph"}
+		return []string{"lazyregexp", "fault", "ref", "graph"}
 	case "release", "retention":
-		return []string{"fault", "ref", "graph", "family", "evidence"}
+		return []string{"lazyregexp", "fault", "ref", "graph", "family", "evidence"}
 	case "tool", "term", "pipeline", "report", "rehearsal":
 		return ground()
 	case "adapter":
@@ -270,7 +270,7 @@ func noInit(s source) []string {
 	return complaints
 }
 
-// noMutableGlobals: a package-level variable is a compiled regular expression, an error
+// noMutableGlobals: a package-level variable is a regular expression that no start waits for, an error
 // sentinel, an embedded file, or an assertion on _. Tables are functions. (Mage itself reads
 // Default and Aliases of a magefile.)
 func noMutableGlobals(s source) []string {
@@ -312,7 +312,7 @@ func isConstant(s source, g *ast.GenDecl, v *ast.ValueSpec, i int) bool {
 		return false
 	}
 	pkg, ok := selector.X.(*ast.Ident)
-	return ok && slices.Contains([]string{"regexp.MustCompile", "errors.New"}, pkg.Name+"."+selector.Sel.Name)
+	return ok && slices.Contains([]string{"lazyregexp.New", "errors.New"}, pkg.Name+"."+selector.Sel.Name)
 }
 
 func embeds(doc *ast.CommentGroup) bool {
@@ -512,6 +512,7 @@ func TestChecksComplain(t *testing.T) {
 		"a variable":                           {noMutableGlobals, "mage/a.go", `package a; var n int`},
 		"a table":                              {noMutableGlobals, "mage/a.go", `package a; var m = map[string]int{}`},
 		"a once":                               {noMutableGlobals, "mage/a.go", `package a; import "sync"; var once sync.Once`},
+		"an expression that every start pays":  {noMutableGlobals, "mage/a.go", `package a; import "regexp"; var r = regexp.MustCompile("a")`},
 		"a second variable behind a good one":  {noMutableGlobals, "mage/a.go", `package a; import "errors"; var E, n = errors.New(""), 1`},
 		"an empty word in a function":          {exportedNames, "mage/a.go", `package a; func GetTag() {}`},
 		"an empty word in a field":             {exportedNames, "mage/a.go", `package a; type T struct { TagInfo int }`},

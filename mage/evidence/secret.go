@@ -1,9 +1,10 @@
 package evidence
 
 import (
-	"regexp"
 	"strings"
 	"unicode"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // LooksSecret reports whether a named value is a secret as far as one can see from outside: by its
@@ -44,16 +45,14 @@ func HideSecrets(text string) string {
 }
 
 var (
-	secretName  = regexp.MustCompile(`(?i)(^|[_-])(token|secret|passwords?|passwd|api_?key|private_?key|credentials?)($|[_-])`)
-	secretValue = regexp.MustCompile(strings.Join([]string{
-		`gh[pousr]_[A-Za-z0-9]{36}`, `github_pat_[A-Za-z0-9_]{22}`, // GitHub
-		`glpat-[A-Za-z0-9_-]{20}`,       // GitLab
-		`npm_[A-Za-z0-9]{36}`,           // npm
-		`\b(AKIA|ASIA)[A-Z0-9]{16}\b`,   // AWS
-		`xox[abprs]-[A-Za-z0-9-]{10}`,   // Slack
-		`\bsk-[A-Za-z0-9_-]{20}`,        // OpenAI, Anthropic
-		`\beyJ[A-Za-z0-9_-]{8,}\.eyJ`,   // a JSON web token
-		`-----BEGIN [A-Z ]*PRIVATE KEY`, // PEM
-		`://[^/\s:@]+:[^/\s@]+@`,        // a URL with a password
-	}, "|"))
+	secretName  = lazyregexp.New(`(?i)(^|[_-])(token|secret|passwords?|passwd|api_?key|private_?key|credentials?)($|[_-])`)
+	secretValue = lazyregexp.New(`gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22}` + // GitHub
+		`|glpat-[A-Za-z0-9_-]{20}` + // GitLab
+		`|npm_[A-Za-z0-9]{36}` + // npm
+		`|\b(AKIA|ASIA)[A-Z0-9]{16}\b` + // AWS
+		`|xox[abprs]-[A-Za-z0-9-]{10}` + // Slack
+		`|\bsk-[A-Za-z0-9_-]{20}` + // OpenAI, Anthropic
+		`|\beyJ[A-Za-z0-9_-]{8,}\.eyJ` + // a JSON web token
+		`|-----BEGIN [A-Z ]*PRIVATE KEY` + // PEM
+		`|://[^/\s:@]+:[^/\s@]+@`) // a URL with a password
 )

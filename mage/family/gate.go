@@ -1,11 +1,12 @@
 package family
 
 import (
-	"regexp"
 	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Gate is what a channel refuses.
@@ -35,7 +36,7 @@ type Waiver struct {
 }
 
 // vulnerabilityID is what databases call vulnerabilities; what it does not match is a rule for secrets.
-var vulnerabilityID = regexp.MustCompile(`^[A-Z][A-Z0-9]*-[A-Za-z0-9._:-]+$`)
+var vulnerabilityID = lazyregexp.New(`^[A-Z][A-Z0-9]*-[A-Za-z0-9._:-]+$`)
 
 // OfSecret reports whether the waiver accepts a secret.
 func (w Waiver) OfSecret() bool { return !vulnerabilityID.MatchString(w.ID) }

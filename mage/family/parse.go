@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // MaxFile bounds a family file, in bytes.
@@ -145,7 +147,7 @@ func (r *reader) ledger(n *yaml.Node, l *Ledger) {
 }
 
 // mediaTypeGrammar is RFC 6838, section 4.2; no registry has capitals in them.
-var mediaTypeGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$`)
+var mediaTypeGrammar = lazyregexp.New(`^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$`)
 
 func (r *reader) mediaType(v *yaml.Node) string {
 	s := r.text(v)

@@ -4,7 +4,6 @@ import (
 	"encoding/pem"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"gopkg.in/yaml.v3"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Policy says whose signatures count and what they must cover. A family has one, and a channel
@@ -308,11 +309,11 @@ func (r *reader) positive(v *yaml.Node) uint64 {
 }
 
 var (
-	commitGrammar   = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	idGrammar       = regexp.MustCompile(`^([0-9]{1,20})?$`)
-	workflowGrammar = regexp.MustCompile(`^([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+\.ya?ml$`)
-	refPattern      = regexp.MustCompile(`^refs/[A-Za-z0-9._/*-]*$`)
-	builderPattern  = regexp.MustCompile(`^https://[A-Za-z0-9.-]+/[A-Za-z0-9._/-]+(@[A-Za-z0-9._/*-]+)?$`)
+	commitGrammar   = lazyregexp.New(`^[0-9a-f]{40}$`)
+	idGrammar       = lazyregexp.New(`^([0-9]{1,20})?$`)
+	workflowGrammar = lazyregexp.New(`^([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+\.ya?ml$`)
+	refPattern      = lazyregexp.New(`^refs/[A-Za-z0-9._/*-]*$`)
+	builderPattern  = lazyregexp.New(`^https://[A-Za-z0-9.-]+/[A-Za-z0-9._/-]+(@[A-Za-z0-9._/*-]+)?$`)
 )
 
 // validatePolicy checks a policy as a whole; path is where it stands.

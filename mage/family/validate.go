@@ -3,21 +3,21 @@ package family
 import (
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 )
 
 var (
-	platformGrammar = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
-	pinnedGrammar   = regexp.MustCompile(`^[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}$`)
-	suiteGrammar    = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	packageGrammar  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
-	nameGrammar     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	refGrammar      = regexp.MustCompile(`^refs/[A-Za-z0-9._/-]+$`)
+	platformGrammar = lazyregexp.New(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
+	pinnedGrammar   = lazyregexp.New(`^[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}$`)
+	suiteGrammar    = lazyregexp.New(`^[a-z][a-z0-9-]*$`)
+	packageGrammar  = lazyregexp.New(`^[a-z0-9][a-z0-9+.-]+$`)
+	nameGrammar     = lazyregexp.New(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	refGrammar      = lazyregexp.New(`^refs/[A-Za-z0-9._/-]+$`)
 )
 
 // validate checks what no single field can say: grammars, references between names, and that

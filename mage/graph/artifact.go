@@ -3,12 +3,12 @@ package graph
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // PackArtifact stores the manifest of an OCI artifact over layers that are stored already. The
@@ -25,7 +25,7 @@ func PackArtifact(ctx context.Context, s Store, artifactType string, layers []No
 }
 
 // mediaType is the grammar of RFC 6838, section 4.2.
-var mediaType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+var mediaType = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
 
 // EncodeArtifact encodes an artifact manifest, image specification v1.1, "Guidelines for Artifact Usage": the
 // empty configuration, an artifactType, and the empty layer where there is none.

@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // The media types of manifests beside OCI's: Docker's, and the OCI artifact manifest that was given
@@ -80,8 +80,8 @@ func ReadLinks(n Node, content []byte) (Links, error) {
 
 // What a tag may be besides a name: a list of referrers, or what cosign v2 attached to a digest.
 var (
-	fallbackGrammar = regexp.MustCompile(`^sha256-([0-9a-f]{64})$`)
-	legacyGrammar   = regexp.MustCompile(`^sha256-([0-9a-f]{64})\.[a-z]+$`)
+	fallbackGrammar = lazyregexp.New(`^sha256-([0-9a-f]{64})$`)
+	legacyGrammar   = lazyregexp.New(`^sha256-([0-9a-f]{64})\.[a-z]+$`)
 )
 
 // TagSubject returns the digest that a tag stands for, and how: the referrers tag of the

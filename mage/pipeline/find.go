@@ -2,13 +2,13 @@ package pipeline
 
 import (
 	"context"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -51,8 +51,8 @@ func (p *Pipeline) Find(ctx context.Context, head release.Head, name string) (Pu
 }
 
 var (
-	commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	shortGrammar  = regexp.MustCompile(`^(?:sha-)?([0-9a-f]{7,39})$`)
+	commitGrammar = lazyregexp.New(`^[0-9a-f]{40}$`)
+	shortGrammar  = lazyregexp.New(`^(?:sha-)?([0-9a-f]{7,39})$`)
 )
 
 // shortened is the beginning of a commit that a name is, as tables show it: with "sha-" or without.

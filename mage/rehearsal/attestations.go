@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // maxBundle is the most that the model takes for one bundle, in bytes; actions/attest allows a
@@ -32,7 +32,7 @@ type attestation struct {
 	bundle        json.RawMessage
 }
 
-var attestationPath = regexp.MustCompile(`^/repos/([^/]+/[^/]+)/attestations(?:/([^/]+))?$`)
+var attestationPath = lazyregexp.New(`^/repos/([^/]+/[^/]+)/attestations(?:/([^/]+))?$`)
 
 // serveAttestations is the attestations API of a repository: it stores what it is given, checks no
 // signature and vouches for nothing, exactly as GitHub says of its own.

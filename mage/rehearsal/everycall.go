@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // EveryCall runs an operation undisturbed, and then once more for every call it made and every
@@ -69,7 +71,7 @@ func mustScript(t *testing.T, rules []Rule) *script {
 // inject lets all handlers of one run play the same script.
 func (s *script) inject(next http.Handler) http.Handler { return &Injector{next: next, script: s} }
 
-var uploadID = regexp.MustCompile(`/blobs/uploads/[^/]+$`)
+var uploadID = lazyregexp.New(`/blobs/uploads/[^/]+$`)
 
 // pathPattern matches a path in any run: an upload's id is chosen by the registry.
 func pathPattern(path string) string {

@@ -3,11 +3,12 @@ package rehearsal
 import (
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // address is what a path of the Packages API names.
@@ -21,7 +22,7 @@ type address struct {
 }
 
 // The paths of the Packages API, percent-encoded; a slash in a package's name is %2F.
-var addressGrammar = regexp.MustCompile(`^/(?:(orgs|users)/([^/]+)|user)/packages(?:/container/([^/]+)(/versions(?:/([0-9]{1,18}))?)?(/restore)?)?$`)
+var addressGrammar = lazyregexp.New(`^/(?:(orgs|users)/([^/]+)|user)/packages(?:/container/([^/]+)(/versions(?:/([0-9]{1,18}))?)?(/restore)?)?$`)
 
 func parseAddress(escaped string) (address, bool) {
 	m := addressGrammar.FindStringSubmatch(escaped)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // MaxChunk is the most that GHCR takes in one chunk of a chunked upload, in bytes
@@ -30,7 +30,7 @@ type target struct {
 }
 
 // The path of a repository may hold the words of the API; the last of them counts.
-var targetGrammar = regexp.MustCompile(`^/v2/(.+)/(manifests|blobs|tags|referrers)/(.+)$`)
+var targetGrammar = lazyregexp.New(`^/v2/(.+)/(manifests|blobs|tags|referrers)/(.+)$`)
 
 // parseTarget reads a path below /v2/; on GHCR a repository has an owner and a name.
 func parseTarget(path string) (target, bool) {

@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Candidate is a published record that may enter a channel.
@@ -203,7 +203,7 @@ func (c Candidate) State() State {
 
 // versionGrammar is a semantic version with a "v", without build metadata: "+" is no tag.
 // https://semver.org/spec/v2.0.0.html
-var versionGrammar = regexp.MustCompile(`^v(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
+var versionGrammar = lazyregexp.New(`^v(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
 
 // CheckVersion refuses what is not a semantic version as people tag it, "v1.2.3".
 func CheckVersion(v string) error {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // ChannelsTag names the newest channels document in the metadata repository.
@@ -183,8 +183,8 @@ func (s State) check(path string, newest uint64) error {
 
 // What the published schema says of members and tags.
 var (
-	nameGrammar = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	tagGrammar  = regexp.MustCompile(`^sha-[0-9a-f]{40}(-r[0-9]+|-dirty-[0-9a-f]{8})?$`)
+	nameGrammar = lazyregexp.New(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	tagGrammar  = lazyregexp.New(`^sha-[0-9a-f]{40}(-r[0-9]+|-dirty-[0-9a-f]{8})?$`)
 )
 
 // Digest returns the digest of a head's document, empty for an empty ledger. It is what the next

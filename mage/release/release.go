@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -41,9 +41,9 @@ type Source struct {
 }
 
 var (
-	commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	dirtyGrammar  = regexp.MustCompile(`^([0-9a-f]{8})?$`)
-	rebuildTag    = regexp.MustCompile(`^sha-[0-9a-f]{40}-r([2-9]|[1-9][0-9]{1,8})$`)
+	commitGrammar = lazyregexp.New(`^[0-9a-f]{40}$`)
+	dirtyGrammar  = lazyregexp.New(`^([0-9a-f]{8})?$`)
+	rebuildTag    = lazyregexp.New(`^sha-[0-9a-f]{40}-r([2-9]|[1-9][0-9]{1,8})$`)
 )
 
 // Tag is the immutable name of everything this source releases.

@@ -3,7 +3,6 @@ package retention
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -212,7 +212,7 @@ func (f Facts) protected(m *graph.Map) (roots []graph.Root, unmatched []string) 
 }
 
 // commitTag is what a release is called, a deliberate rebuild and one of a dirty work tree.
-var commitTag = regexp.MustCompile(`^sha-[0-9a-f]{40}(-r[0-9]+|-dirty-[0-9a-f]{8})?$`)
+var commitTag = lazyregexp.New(`^sha-[0-9a-f]{40}(-r[0-9]+|-dirty-[0-9a-f]{8})?$`)
 
 // others are tags that nothing of ours gave: people did, and we do not know why.
 func (f Facts) others(m *graph.Map) []graph.Root {

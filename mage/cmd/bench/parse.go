@@ -4,9 +4,10 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // results is what benchmarks printed: of each name and unit the values, in the order in which they came.
@@ -16,7 +17,7 @@ type results struct {
 }
 
 // processors is what `go test` appends to a name: the number of processors it used.
-var processors = regexp.MustCompile(`-\d+$`)
+var processors = lazyregexp.New(`-\d+$`)
 
 // parse reads the output of `go test -bench`. The format is
 // https://go.googlesource.com/proposal/+/master/design/14313-benchmark-format.md; every line that is no

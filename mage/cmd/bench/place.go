@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // place is where and with what was measured.
@@ -43,7 +45,7 @@ func look(root, cpu string, now time.Time) (place, error) {
 }
 
 // total is the first line of /proc/meminfo.
-var total = regexp.MustCompile(`MemTotal:\s+(\d+) kB`)
+var total = lazyregexp.New(`MemTotal:\s+(\d+) kB`)
 
 func gibibytes(meminfo string) string {
 	var kib float64

@@ -3,8 +3,9 @@ package main
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // dockerfile is what the generator must know of a Dockerfile: where it lies and what it is made from.
@@ -45,10 +46,10 @@ func (d dockerfile) word() string {
 
 // Instructions that name images (https://docs.docker.com/reference/dockerfile/).
 var (
-	fromLine = regexp.MustCompile(`(?i)^FROM\s+(?:--platform=\S+\s+)?(\S+)(?:\s+AS\s+(\S+))?\s*$`)
-	argLine  = regexp.MustCompile(`(?i)^ARG\s+([A-Za-z_][A-Za-z0-9_]*)=(\S*)\s*$`)
-	takeFlag = regexp.MustCompile(`(?i)^(?:COPY|ADD)\s.*--from=(\S+)|^RUN\s.*--mount=\S*\bfrom=([^\s,]+)`)
-	variable = regexp.MustCompile(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))`)
+	fromLine = lazyregexp.New(`(?i)^FROM\s+(?:--platform=\S+\s+)?(\S+)(?:\s+AS\s+(\S+))?\s*$`)
+	argLine  = lazyregexp.New(`(?i)^ARG\s+([A-Za-z_][A-Za-z0-9_]*)=(\S*)\s*$`)
+	takeFlag = lazyregexp.New(`(?i)^(?:COPY|ADD)\s.*--from=(\S+)|^RUN\s.*--mount=\S*\bfrom=([^\s,]+)`)
+	variable = lazyregexp.New(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))`)
 )
 
 // parseDockerfile reads the stages. What it does not understand of the rest BuildKit reads better.

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"text/template"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // found is what lies in a project's directory; everything that is written follows from it.
@@ -70,10 +70,10 @@ const (
 var templates embed.FS
 
 var (
-	nameRest      = regexp.MustCompile(`[^a-z0-9]+`)
-	plainPath     = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
-	branchGrammar = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
-	gitHubRemote  = regexp.MustCompile(`^(?:https://(?:[^@/]*@)?github\.com/|(?:ssh://)?git@github\.com[:/])([A-Za-z0-9-]{1,39})/([A-Za-z0-9._-]{1,100}?)(?:\.git)?/?$`)
+	nameRest      = lazyregexp.New(`[^a-z0-9]+`)
+	plainPath     = lazyregexp.New(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
+	branchGrammar = lazyregexp.New(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
+	gitHubRemote  = lazyregexp.New(`^(?:https://(?:[^@/]*@)?github\.com/|(?:ssh://)?git@github\.com[:/])([A-Za-z0-9-]{1,39})/([A-Za-z0-9._-]{1,100}?)(?:\.git)?/?$`)
 )
 
 // plan returns the files of a project. Whatever it cannot be sure of is an error with file and line,

@@ -2,8 +2,9 @@ package main
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // system is the operating system that a family stands on: one pinned image of Debian.
@@ -18,9 +19,9 @@ func known() system {
 }
 
 var (
-	referenceGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?$`)
-	debianReference  = regexp.MustCompile(`^(?:docker\.io/)?(?:library/)?debian(?::([a-z0-9.-]+))?(?:@sha256:[0-9a-f]{64})?$`)
-	suiteOfTag       = regexp.MustCompile(`^(bookworm|trixie|12|13)(?:[.-][a-z0-9.-]*)?$`)
+	referenceGrammar = lazyregexp.New(`^[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?$`)
+	debianReference  = lazyregexp.New(`^(?:docker\.io/)?(?:library/)?debian(?::([a-z0-9.-]+))?(?:@sha256:[0-9a-f]{64})?$`)
+	suiteOfTag       = lazyregexp.New(`^(bookworm|trixie|12|13)(?:[.-][a-z0-9.-]*)?$`)
 )
 
 // join takes a reference as the operating system, or says why it cannot be: all images of a family stand

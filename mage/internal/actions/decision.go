@@ -2,11 +2,11 @@ package actions
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -25,7 +25,7 @@ type Decision struct {
 // on a tag is the one of the tag's commit, and whoever may push can make both.
 const releaseVersion = "gh workflow run release.yml -f channel=%s -f version=%s -f commit=%s"
 
-var channelGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+var channelGrammar = lazyregexp.New(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // Decide says what an event asks of a family. A pull request publishes nothing, and neither does a tag or
 // a branch beside the default one. An event that nobody thought of is refused, and so is one that no

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Event is what started a workflow.
@@ -33,8 +33,8 @@ const (
 )
 
 var (
-	commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	branchGrammar = regexp.MustCompile(`^[A-Za-z0-9._/+@-]{1,255}$`)
+	commitGrammar = lazyregexp.New(`^[0-9a-f]{40}$`)
+	branchGrammar = lazyregexp.New(`^[A-Za-z0-9._/+@-]{1,255}$`)
 )
 
 // ReadEvent reads the payload file of a job.

@@ -4,16 +4,16 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Output is one value that a step leaves to later ones.
 type Output struct{ Name, Value string }
 
-var outputGrammar = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,63}$`)
+var outputGrammar = lazyregexp.New(`^[a-z][a-z0-9_-]{0,63}$`)
 
 // maxOutputs bounds what one step leaves, in bytes: GitHub takes 1 MB a job.
 const maxOutputs = 256 << 10

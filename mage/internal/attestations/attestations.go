@@ -15,7 +15,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -46,7 +46,7 @@ type Client struct {
 	http  *http.Client
 }
 
-var repositoryGrammar = regexp.MustCompile(`^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$`)
+var repositoryGrammar = lazyregexp.New(`^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$`)
 
 // New returns a client for a repository by its URL; api is https://api.github.com or what stands for
 // it. It sends nothing. Plain HTTP is for loopback addresses only.
@@ -145,7 +145,7 @@ func (r *reading) flood() error {
 	return fault.New(fault.Refused, "reading attestations of", r.subject.String(), "GitHub keeps more than %d of them, or %d bytes", maxBundles, maxBytes)
 }
 
-var nextPage = regexp.MustCompile(`<([^<>]+)>; *rel="next"`)
+var nextPage = lazyregexp.New(`<([^<>]+)>; *rel="next"`)
 
 // follow takes the next page's URL from a Link header, RFC 8288; it must be of the same list.
 func (r *reading) follow(link string) (string, error) {

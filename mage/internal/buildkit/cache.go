@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/release"
 )
 
@@ -23,7 +23,7 @@ type SharedCache struct {
 }
 
 // repositoryGrammar is host[:port]/repository without a tag, which is the scope's.
-var repositoryGrammar = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`)
+var repositoryGrammar = lazyregexp.New(`^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`)
 
 // ParseCache reads "type=gha", "type=registry,ref=HOST/REPOSITORY" or "type=local,dest=DIRECTORY", a
 // part of Buildx's own notation; "" is no cache. Job is what GitHub gave this process for its cache.

@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
@@ -43,8 +43,8 @@ func (f *failure) Error() string {
 }
 
 var (
-	whereGrammar = regexp.MustCompile(`^(\S+):([0-9]+)$`)
-	errorGrammar = regexp.MustCompile(`^ERROR: (?:target (\S+): )?(?:failed to solve: )?(.*)$`)
+	whereGrammar = lazyregexp.New(`^(\S+):([0-9]+)$`)
+	errorGrammar = lazyregexp.New(`^ERROR: (?:target (\S+): )?(?:failed to solve: )?(.*)$`)
 )
 
 // outputLines is how many lines of a failed step an error quotes.

@@ -9,12 +9,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
@@ -216,7 +216,7 @@ func (t Target) cacheProblems(at places) []family.Problem {
 
 // fetched is what BuildKit fetches itself; everything else is a path:
 // https://docs.docker.com/build/concepts/context/.
-var fetched = regexp.MustCompile(`^([a-z-]+://|target:|git@|github\.com/)`)
+var fetched = lazyregexp.New(`^([a-z-]+://|target:|git@|github\.com/)`)
 
 // missing looks for the files that a target is made from.
 func (t Target) missing(root string, at places) []family.Problem {

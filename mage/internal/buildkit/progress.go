@@ -3,13 +3,13 @@ package buildkit
 import (
 	"cmp"
 	"encoding/json"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // status is one line of Buildx's --progress=rawjson, as far as we read it: the SolveStatus of
@@ -134,9 +134,9 @@ type label struct {
 }
 
 var (
-	labelGrammar    = regexp.MustCompile(`^\[([^\]\s]+)([^\]]*)\]\s*(.*)$`)
-	platformGrammar = regexp.MustCompile(`^[a-z]+/[a-z0-9]+(/v[0-9]+)?$`)
-	numberGrammar   = regexp.MustCompile(`^[0-9]+/[0-9]+$`)
+	labelGrammar    = lazyregexp.New(`^\[([^\]\s]+)([^\]]*)\]\s*(.*)$`)
+	platformGrammar = lazyregexp.New(`^[a-z]+/[a-z0-9]+(/v[0-9]+)?$`)
+	numberGrammar   = lazyregexp.New(`^[0-9]+/[0-9]+$`)
 )
 
 func parseLabel(name string) label {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,13 +20,14 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
 // Debian's grammars: policy manual §5.6.7 for packages; suites are code names.
 var (
-	packageGrammar = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
-	suiteGrammar   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	packageGrammar = lazyregexp.New(`^[a-z0-9][a-z0-9+.-]+$`)
+	suiteGrammar   = lazyregexp.New(`^[a-z][a-z0-9-]*$`)
 )
 
 // keepDays is how long the OS bases of earlier days stay in the user's cache.
@@ -248,4 +248,4 @@ func pruneDays(home string, oldest time.Time) error {
 	return nil
 }
 
-var dayGrammar = regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}`)
+var dayGrammar = lazyregexp.New(`[0-9]{4}-[0-9]{2}-[0-9]{2}`)

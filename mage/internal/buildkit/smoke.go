@@ -18,6 +18,7 @@ import (
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
@@ -90,7 +91,7 @@ func (b *Builder) runSmoke(ctx context.Context, dir, platform, built string) err
 }
 
 // noMemoryLimit is what a Buildx says that does not know the flag, and a BuildKit without the ability.
-var noMemoryLimit = regexp.MustCompile(`unknown flag: --resource|exec\.meta\.linux\.resources`)
+var noMemoryLimit = lazyregexp.New(`unknown flag: --resource|exec\.meta\.linux\.resources`)
 
 func smokeLimit(tests []family.Smoke) time.Duration {
 	limit := smokeSlack

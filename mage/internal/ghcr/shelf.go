@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/retention"
 )
@@ -255,7 +255,7 @@ func (s *Shelf) item(v version) (graph.Item, error) {
 	return graph.Item{At: ref.Pinned{Repo: s.Name(), Digest: d}, ID: v.ID, Tags: tags, Since: v.Created}, nil
 }
 
-var lastLink = regexp.MustCompile(`<[^>]*[?&]page=([0-9]+)[^>]*>; rel="(last|next)"`)
+var lastLink = lazyregexp.New(`<[^>]*[?&]page=([0-9]+)[^>]*>; rel="(last|next)"`)
 
 // lastPage returns the highest page that the links of one name.
 func lastPage(links string, here int) int {

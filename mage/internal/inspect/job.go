@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/containai/containai/mage/evidence"
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Revision is the version of what our own code adds to the scanners: which layers, configuration
@@ -179,8 +179,8 @@ func DecodeJob(content []byte) (Job, error) {
 
 // The grammar of what becomes a path below Out.
 var (
-	nameGrammar     = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*$`)
-	platformGrammar = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
+	nameGrammar     = lazyregexp.New(`^[a-z0-9]+([._-]+[a-z0-9]+)*$`)
+	platformGrammar = lazyregexp.New(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
 )
 
 // Validate reports whether the worker can begin.

@@ -3,10 +3,10 @@ package ledger
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/term"
 	"github.com/containai/containai/mage/internal/tool"
 )
@@ -21,14 +21,14 @@ const (
 
 // What git and the servers behind it say, in English (LC_ALL=C). There are no exit codes for it.
 var (
-	denied = regexp.MustCompile(`(?i)returned error: 40[13]\b|HTTP 40[13]\b|authentication failed|could not read (username|password)|` +
+	denied = lazyregexp.New(`(?i)returned error: 40[13]\b|HTTP 40[13]\b|authentication failed|could not read (username|password)|` +
 		`permission (to \S+ )?denied|write access to repository not granted|access denied|service not enabled|` +
 		`protected branch|GH006|GH013|rule violations|hook declined|insufficient permission|unpacker error`)
-	unreachable = regexp.MustCompile(`(?i)could not resolve|temporary failure in name resolution|failed to connect|couldn't connect|unable to connect|` +
+	unreachable = lazyregexp.New(`(?i)could not resolve|temporary failure in name resolution|failed to connect|couldn't connect|unable to connect|` +
 		`connection (refused|reset|timed out|closed)|network is unreachable|no route to host|timed out|returned error: (408|429|5\d\d)\b|HTTP (408|429|5\d\d)\b|` +
 		`early EOF|hung up|unexpected disconnect|empty reply|too slow|transfer closed|failed to update ref|cannot lock ref`)
-	locked   = regexp.MustCompile(`Unable to create '([^'\n]+\.lock)': File exists`)
-	userinfo = regexp.MustCompile(`://[^/@\s']*@`)
+	locked   = lazyregexp.New(`Unable to create '([^'\n]+\.lock)': File exists`)
+	userinfo = lazyregexp.New(`://[^/@\s']*@`)
 )
 
 // failed is a git command that ended with an error, and what it may say in public.

@@ -16,11 +16,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // State is a state directory.
@@ -103,7 +103,7 @@ func newSecret() string {
 	return hex.EncodeToString(random)
 }
 
-var secretGrammar = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var secretGrammar = lazyregexp.New(`^[0-9a-f]{64}$`)
 
 func readID(dir string) (string, error) {
 	content, err := os.ReadFile(filepath.Join(dir, idFile))
@@ -174,7 +174,7 @@ func flock(fd int) error {
 	}
 }
 
-var pidGrammar = regexp.MustCompile(`^[0-9]{1,10}$`)
+var pidGrammar = lazyregexp.New(`^[0-9]{1,10}$`)
 
 // holder reads the pid in a lock file.
 func holder(fd int) string {

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/containai/containai/mage/fault"
 	"github.com/containai/containai/mage/graph"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 	"github.com/containai/containai/mage/release"
 )
@@ -131,7 +131,7 @@ func (l *Layout) Name(ctx context.Context, n graph.Node, name string) error {
 
 // refName is the grammar of org.opencontainers.image.ref.name, image specification v1.1,
 // "Pre-Defined Annotation Keys".
-var refName = regexp.MustCompile(`^[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*(/[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*)*$`)
+var refName = lazyregexp.New(`^[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*(/[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*)*$`)
 
 // Lookup returns what a name holds; a name that does not exist is not an error.
 func (l *Layout) Lookup(ctx context.Context, name string) (graph.Node, bool, error) {

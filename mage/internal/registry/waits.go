@@ -7,13 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/ref"
 )
 
@@ -165,7 +165,7 @@ func saysLimit(h http.Header, body string) bool {
 }
 
 // bodyHint is how GHCR says it: "retry-after: 10.305464ms, allowed: 2000/minute".
-var bodyHint = regexp.MustCompile(`retry-after: *([0-9][0-9.a-zµμ]*)`)
+var bodyHint = lazyregexp.New(`retry-after: *([0-9][0-9.a-zµμ]*)`)
 
 // maxAsked bounds what a registry may ask for: more is no longer a pause.
 const maxAsked = 24 * time.Hour

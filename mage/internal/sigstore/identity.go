@@ -8,12 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 
 	"github.com/containai/containai/mage/evidence"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // gitHubServer is $GITHUB_SERVER_URL of GitHubIssuer.
@@ -218,7 +218,7 @@ type claim struct{ repository, ownerID, repositoryID string }
 // subjectGrammar takes both forms: repo:owner/name:… and, for repositories since the summer of 2026,
 // repo:owner@id/name@id:…
 // https://docs.github.com/actions/reference/openid-connect-reference#immutable-subject-claims
-var subjectGrammar = regexp.MustCompile(`^repo:([^/@:]+)(?:@([0-9]+))?/([^/@:]+)(?:@([0-9]+))?(?::|$)`)
+var subjectGrammar = lazyregexp.New(`^repo:([^/@:]+)(?:@([0-9]+))?/([^/@:]+)(?:@([0-9]+))?(?::|$)`)
 
 // subjectClaim reads Fulcio's extension 1.3.6.1.4.1.57264.1.24, which sigstore-go v1.3.0 does not
 // know; older certificates do not have it.

@@ -3,15 +3,15 @@ package source
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/lazyregexp"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
 // commitGrammar is a commit's full name.
-var commitGrammar = regexp.MustCompile(`^[0-9a-f]{40}$`)
+var commitGrammar = lazyregexp.New(`^[0-9a-f]{40}$`)
 
 // Resolve returns the 40 hex digits of the commit that a person names by an abbreviation, a
 // branch, a tag or anything of https://git-scm.com/docs/gitrevisions. It fails with fault.Invalid.

@@ -2,10 +2,11 @@ package term
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/containai/containai/mage/internal/lazyregexp"
 )
 
 // Escape returns s on one line with everything visible: control characters, ANSI sequences,
@@ -23,7 +24,7 @@ func withoutCommands(s string) string {
 	return workflowCommand.ReplaceAllString(s, `${1}\x3a:`)
 }
 
-var workflowCommand = regexp.MustCompile(`(?m)^(\s*)::`)
+var workflowCommand = lazyregexp.New(`(?m)^(\s*)::`)
 
 // escape keeps the control characters in keep.
 func escape(s, keep string) string {
