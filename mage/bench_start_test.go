@@ -8,8 +8,9 @@ import (
 )
 
 // BenchmarkMagefile lists the targets and runs one that does next to nothing, after it was compiled: with
-// this repository's magefile, and with one that has a single target and imports nothing. With
-// MAGEFILE_HASHFAST Mage trusts a hash of the magefile instead of asking Go whether anything changed.
+// this repository's magefile, with one that has a single target and imports nothing, and with one that imports
+// that target: the least that any library costs. With MAGEFILE_HASHFAST Mage trusts a hash of the magefile
+// instead of asking Go whether anything changed.
 func BenchmarkMagefile(b *testing.B) {
 	program := filepath.Join(b.TempDir(), "mage")
 	build := exec.Command("go", "build", "-o", program, "github.com/magefile/mage")
@@ -17,7 +18,9 @@ func BenchmarkMagefile(b *testing.B) {
 		b.Fatalf("%v\n%s", err, out)
 	}
 	cache := "MAGEFILE_CACHE=" + b.TempDir()
-	for _, of := range []struct{ name, dir, target string }{{"bare", bareMagefile(b), "hello"}, {"ours", clone(b), "family:check"}} {
+	for _, of := range []struct{ name, dir, target string }{
+		{"bare", bareMagefile(b), "hello"}, {"importing", importingMagefile(b), "hello"}, {"ours", clone(b), "family:check"},
+	} {
 		for _, way := range []struct {
 			name string
 			args string
@@ -43,13 +46,29 @@ func BenchmarkMagefile(b *testing.B) {
 
 // bareMagefile is a module of one target, which prints a word.
 func bareMagefile(b *testing.B) string {
+	return magefileModule(b, map[string]string{"magefile.go": "//go:build mage\n\npackage main\n\n" + helloTarget})
+}
+
+// importingMagefile is a module whose magefile imports that target from a package beside it.
+func importingMagefile(b *testing.B) string {
+	return magefileModule(b, map[string]string{
+		"magefile.go":        "//go:build mage\n\npackage main\n\n//mage:import\nimport _ \"bare/targets\"\n",
+		"targets/targets.go": "package targets\n\n" + helloTarget,
+	})
+}
+
+const helloTarget = "import \"fmt\"\n\n// Hello says hello.\nfunc Hello() { fmt.Println(\"hello\") }\n"
+
+func magefileModule(b *testing.B, files map[string]string) string {
 	b.Helper()
 	dir := b.TempDir()
-	for name, content := range map[string]string{
-		"go.mod":      "module bare\n\ngo 1.26\n",
-		"magefile.go": "//go:build mage\n\npackage main\n\nimport \"fmt\"\n\n// Hello says hello.\nfunc Hello() { fmt.Println(\"hello\") }\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+	files["go.mod"] = "module bare\n\ngo 1.26\n"
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			b.Fatal(err)
 		}
 	}
