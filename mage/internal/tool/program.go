@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -59,7 +61,10 @@ func (p Program) Build(ctx context.Context, cache string, progress func(line str
 	}
 	defer unlock()
 	if p.Dir != "" {
-		return binary, p.rebuild(ctx, home, progress)
+		if err := p.rebuild(ctx, home, progress); err != nil {
+			return "", err
+		}
+		return binary, p.forget(cache)
 	}
 	if isFile(binary) {
 		return binary, nil // another process built it while we waited
@@ -130,10 +135,38 @@ func (p Program) rebuild(ctx context.Context, home string, progress func(string)
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return fault.Wrap(err, fault.Environment, "creating", tmp)
 	}
+	if err := os.WriteFile(filepath.Join(home, sourceFile), []byte(p.Dir), 0o644); err != nil {
+		return fault.Wrap(err, fault.Environment, "storing", home)
+	}
 	if !isFile(binary) {
 		return p.compile(ctx, p.Dir, home, binary, progress)
 	}
 	return p.explain(Run(ctx, p.goCommand(p.Dir, home, p.buildArgs("-o", binary)...), fault.Environment))
+}
+
+// sourceFile names, beside a program of a directory, that directory.
+const sourceFile = "source"
+
+// forget removes this program as it was built of directories that are there no longer.
+func (p Program) forget(cache string) error {
+	homes, err := os.ReadDir(cache)
+	if err != nil {
+		return fault.Wrap(err, fault.Environment, "reading cache", cache)
+	}
+	for _, h := range homes {
+		home := filepath.Join(cache, h.Name())
+		dir, err := os.ReadFile(filepath.Join(home, sourceFile))
+		if err != nil || !strings.HasPrefix(h.Name(), p.Name+"-") {
+			continue
+		}
+		if _, err := os.Stat(string(dir)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(home); err != nil {
+			return fault.Wrap(err, fault.Environment, "clearing", home)
+		}
+	}
+	return nil
 }
 
 func (p Program) buildArgs(extra ...string) []string {

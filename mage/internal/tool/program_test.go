@@ -104,6 +104,29 @@ func TestProgramOfADirectoryFollowsItsSource(t *testing.T) {
 	}
 }
 
+func TestProgramOfADirectoryThatIsGoneIsForgotten(t *testing.T) {
+	cache, kept, gone := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "gone")
+	if err := os.Mkdir(gone, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	build := func(name, dir string) string {
+		write(t, filepath.Join(dir, "go.mod"), "module hello\n\ngo 1.26\n")
+		write(t, filepath.Join(dir, "main.go"), "package main\n\nfunc main() {}\n")
+		path, err := Program{Name: name, Version: "0.1.0", Package: ".", Dir: dir}.Build(t.Context(), cache, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	stays, goes, other := build("hello", kept), build("hello", gone), build("other", gone)
+	if err := os.RemoveAll(gone); err != nil {
+		t.Fatal(err)
+	}
+	if build("hello", kept) != stays || !isFile(stays) || isFile(goes) || !isFile(other) {
+		t.Errorf("of a directory that is there: %v, of one that is gone: %v, another program: %v; want true, false, true", isFile(stays), isFile(goes), isFile(other))
+	}
+}
+
 func TestProgramExplainsWhatIsMissing(t *testing.T) {
 	fetch := gofmt()
 	fetch.Package = "example.org/absent/cmd"
