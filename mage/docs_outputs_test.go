@@ -29,8 +29,8 @@ func examplesOf(page string) []example {
 			continue
 		}
 		text := "\n" + strings.ReplaceAll(continued.ReplaceAllString(block[2], " "), "\n   ", "\n")
-		for shown := range strings.SplitSeq(text, "\n$ ") {
-			command, printed, _ := strings.Cut(shown, "\n")
+		for part := range strings.SplitSeq(text, "\n$ ") {
+			command, printed, _ := strings.Cut(part, "\n")
 			if command == "echo $?" && len(all) > 0 {
 				all[len(all)-1].status = strings.TrimSpace(printed)
 			} else if command != "" {
@@ -50,24 +50,24 @@ func spelled(command string) string {
 // "(…)" in an example stands for lines that are left out. Lines may come in another order, as tags do that are
 // moved at once; what differs from run to run is not compared.
 func (e example) differs(printed string) string {
-	real := map[string]bool{}
+	got := map[string]bool{}
 	for line := range strings.Lines(printed) {
-		real[steady(line)] = true
+		got[steady(line)] = true
 	}
-	shown := map[string]bool{"": true}
+	want := map[string]bool{"": true}
 	folded := false
 	for _, line := range e.lines {
 		if strings.HasPrefix(strings.TrimSpace(line), "(…") {
 			folded = true
 			continue
 		}
-		shown[steady(line)] = true
-		if line = steady(line); line != "" && !real[line] {
+		want[steady(line)] = true
+		if line = steady(line); line != "" && !got[line] {
 			return "the page shows what is not printed: " + line
 		}
 	}
-	for line := range real {
-		if !folded && !shown[line] && !unshown.MatchString(line) {
+	for line := range got {
+		if !folded && !want[line] && !unshown.MatchString(line) {
 			return "the page does not show: " + line
 		}
 	}
