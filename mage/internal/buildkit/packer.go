@@ -20,7 +20,7 @@ import (
 //
 // BuildKit hands layers over in zstd, which is quick: to set the times of files it writes every layer once
 // more for every image that has it. The slow compression, which every client can read, is done here, once
-// for each layer. A layer of the pinned operating system comes as its registry has it, and stays so.
+// for each layer. A layer of the pinned operating system comes as its registry has it; in gzip it stays so.
 type packer struct {
 	created  time.Time
 	compress Compress
