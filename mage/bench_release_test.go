@@ -15,6 +15,7 @@ import (
 
 	"github.com/containai/containai/mage/internal/buildkit"
 	"github.com/containai/containai/mage/internal/local"
+	"github.com/containai/containai/mage/internal/pack"
 )
 
 // BenchmarkRelease releases the real family with release:dev, and with testdata/scripted/release.sh as
@@ -95,7 +96,7 @@ func newOurRelease(b *testing.B, binary, db string) timedCommand {
 func newScriptedRelease(b *testing.B, path, db string) timedCommand {
 	b.Helper()
 	dir := b.TempDir()
-	builder, err := buildkit.Open(b.Context(), buildkit.Options{State: dir, Cache: userCache(b), Idle: time.Hour, Now: time.Now})
+	builder, err := buildkit.Open(b.Context(), buildkit.Options{State: dir, Cache: userCache(b), Idle: time.Hour, Compress: pack.Compress, Now: time.Now})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func (w *workshop) buildOptions() (buildkit.Options, error) {
 	shared, err := buildkit.ParseCache(w.env.shared, w.env.jobCache)
 	return buildkit.Options{
 		State: w.state.Dir(), Cache: w.env.cache, Builder: w.env.builder, Host: w.env.buildkit,
-		Platforms: w.platforms(), Shared: shared, CA: w.env.caBundle, Environ: w.env.all, Now: w.env.now, Progress: w.progress.build,
+		Platforms: w.platforms(), Shared: shared, CA: w.env.caBundle, Environ: w.env.all, Compress: pack.Compress, Now: w.env.now, Progress: w.progress.build,
 	}, err
 }
 
@@ -69,7 +69,6 @@ func (p *builderPort) Build(ctx context.Context, plan release.Plan, keep pipelin
 	}
 	r, err := b.Build(ctx, buildkit.Request{
 		Plan: plan, Root: p.root, Images: p.only, Cache: p.cache, Rebuild: plan.Source.Rebuild > 0, Keep: keep, Layout: p.layout.Dir(),
-		Compress: pack.Compress,
 	}, p.layout)
 	if err != nil {
 		return pipeline.Images{}, err

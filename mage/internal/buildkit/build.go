@@ -22,12 +22,11 @@ import (
 
 // Request says what to build.
 type Request struct {
-	Plan     release.Plan
-	Root     string           // directory of the family file; the bake file and its contexts are relative to it
-	Images   []string         // these and what they are built on; empty means the whole family
-	Cache    release.CacheUse // what the build does with Options.Shared
-	Rebuild  bool             // run every step again, whatever the build cache holds
-	Compress Compress         // how layers are released
+	Plan    release.Plan
+	Root    string           // directory of the family file; the bake file and its contexts are relative to it
+	Images  []string         // these and what they are built on; empty means the whole family
+	Cache   release.CacheUse // what the build does with Options.Shared
+	Rebuild bool             // run every step again, whatever the build cache holds
 
 	// Keep is asked, before anything is built, which images need not be, with what each is made from.
 	// What it returns lies in Layout, the OCI layout of the store; nil keeps nothing.
@@ -94,7 +93,7 @@ func (b *Builder) Build(ctx context.Context, r Request, into graph.Store) (Resul
 	if err := b.bake(ctx, r, images, settings, solves); err != nil {
 		return Result{}, err
 	}
-	pack := packer{created: r.Plan.Source.Epoch, compress: r.Compress, dir: dir, packed: map[digest.Digest]graph.Node{}}
+	pack := packer{created: r.Plan.Source.Epoch, compress: b.options.Compress, dir: dir, packed: map[digest.Digest]graph.Node{}}
 	built, err := collect(ctx, r.Plan, images, kept, solves, into, pack.image)
 	if err != nil {
 		return Result{}, err

@@ -79,7 +79,7 @@ func request(t *testing.T, f *family.Family) Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Request{Plan: plan, Root: root, Compress: pack.Compress}
+	return Request{Plan: plan, Root: root}
 }
 
 // testOptions use the user's cache, so that programs and the day's OS base are made once.
@@ -94,7 +94,7 @@ func testOptions(t *testing.T, state string) Options {
 	}
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	write(t, ca, "-----BEGIN")
-	return Options{State: state, Cache: filepath.Join(cache, "containai"), CA: ca, Now: time.Now}
+	return Options{State: state, Cache: filepath.Join(cache, "containai"), CA: ca, Compress: pack.Compress, Now: time.Now}
 }
 
 // skip skips on a laptop and fails where everything must be there.

@@ -35,6 +35,7 @@ type Options struct {
 	Shared    SharedCache      // a build cache beside the builder's own; the zero value is none
 	Environ   []string         // this process's environment: no build argument may hold a secret of it
 	Binfmt    string           // where the kernel lists emulators; empty is binfmt_misc's usual place
+	Compress  Compress         // how layers are released
 	Now       func() time.Time // decides which day's OS base is used
 	Progress  func(Event)      // may be nil; called from one goroutine at a time
 }
@@ -72,8 +73,8 @@ type Builder struct {
 //
 // Errors: fault.Environment when no BuildKit can be had; the hint says how to get one.
 func Open(ctx context.Context, o Options) (*Builder, error) {
-	if o.State == "" || o.Cache == "" || o.Now == nil {
-		return nil, fault.New(fault.Invalid, "opening", "BuildKit", "it needs a state directory, a cache directory and a clock")
+	if o.State == "" || o.Cache == "" || o.Compress == nil || o.Now == nil {
+		return nil, fault.New(fault.Invalid, "opening", "BuildKit", "it needs a state directory, a cache directory, a compressor and a clock")
 	}
 	if o.Engine != "" && !strings.Contains(o.Engine, "@sha256:") {
 		return nil, fault.New(fault.Invalid, "opening", "BuildKit", "the image %s must be pinned: add @sha256:…", o.Engine)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/pack"
 	"github.com/containai/containai/mage/internal/tool"
 )
 
@@ -79,10 +80,10 @@ func TestOtherPeoplesBuildKit(t *testing.T) {
 }
 
 func TestOpenRefusesOptionsThatContradict(t *testing.T) {
-	whole := Options{State: t.TempDir(), Cache: t.TempDir(), Now: time.Now}
-	stateless, clockless, unpinned := whole, whole, whole
-	stateless.State, clockless.Now, unpinned.Engine = "", nil, "moby/buildkit:latest"
-	for name, o := range map[string]Options{"no state": stateless, "no clock": clockless, "a BuildKit image by tag": unpinned} {
+	whole := Options{State: t.TempDir(), Cache: t.TempDir(), Compress: pack.Compress, Now: time.Now}
+	stateless, clockless, bare, unpinned := whole, whole, whole, whole
+	stateless.State, clockless.Now, bare.Compress, unpinned.Engine = "", nil, nil, "moby/buildkit:latest"
+	for name, o := range map[string]Options{"no state": stateless, "no clock": clockless, "no compressor": bare, "a BuildKit image by tag": unpinned} {
 		if _, err := Open(t.Context(), o); !errors.Is(err, fault.Invalid) {
 			t.Errorf("%s: got %v, want fault.Invalid", name, err)
 		}

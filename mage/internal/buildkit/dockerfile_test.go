@@ -12,7 +12,6 @@ import (
 
 	"github.com/containai/containai/mage/family"
 	"github.com/containai/containai/mage/fault"
-	"github.com/containai/containai/mage/internal/pack"
 	"github.com/containai/containai/mage/internal/tool"
 	"github.com/containai/containai/mage/release"
 )
@@ -42,7 +41,7 @@ func realRequest(t *testing.T, dir string) Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Request{Plan: plan, Root: root, Compress: pack.Compress}
+	return Request{Plan: plan, Root: root}
 }
 
 // TestPlainBakeResolvesOurFiles: without any variable of ours and without us, Buildx makes the same

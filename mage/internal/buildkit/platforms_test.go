@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containai/containai/mage/fault"
+	"github.com/containai/containai/mage/internal/pack"
 )
 
 func TestEmulationCommandsNameOnlyWhatIsMissing(t *testing.T) {
@@ -77,7 +78,7 @@ func TestMissingEmulationIsSeenBeforeTheBuild(t *testing.T) {
 			steps := map[string]error{"the OS base": b.host().check(foreign), "the build": b.checkPlatforms([]string{foreign})}
 			if test.runs == Missing && os.Geteuid() == 0 {
 				// The cache is empty: a BuildKit that was compiled first would take minutes.
-				_, steps["opening"] = Open(t.Context(), Options{State: t.TempDir(), Cache: t.TempDir(), Binfmt: dir, Platforms: []string{foreign}, Now: time.Now})
+				_, steps["opening"] = Open(t.Context(), Options{State: t.TempDir(), Cache: t.TempDir(), Compress: pack.Compress, Binfmt: dir, Platforms: []string{foreign}, Now: time.Now})
 			}
 			for step, err := range steps {
 				if test.runs == Emulated && err != nil {
