@@ -2,8 +2,8 @@
 // want to do harm.
 //
 // [Pack] writes a tree as tar inside gzip; [Sums] lists what it writes, for sha256sum -c;
-// [Compress] gives other content the same gzip; [Unpack] brings such an archive back, after it has read it once from end to end and found
-// nothing to refuse. Names are held by one survey in both directions, and so the invariant:
+// [Compress] gives other content the same gzip; [Unpack] brings such an archive back, after it has
+// read it once from end to end and found nothing to refuse. Names are held by one survey in both directions, and so the invariant:
 // whatever Pack writes, Unpack accepts, and packing what Unpack wrote gives the archive again.
 package pack
 
@@ -65,13 +65,7 @@ func Pack(ctx context.Context, w io.Writer, root fs.FS, o Options) error {
 	if err == nil {
 		err = tw.Close()
 	}
-	if closing := gz.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = out.failed()
-	}
-	return fault.Wrap(err, fault.Environment, "packing", "archive")
+	return fault.Wrap(finish(gz, out, err), fault.Environment, "packing", "archive")
 }
 
 // Compress writes what it reads as gzip, the same bytes for the same content everywhere.
@@ -82,13 +76,7 @@ func Compress(ctx context.Context, w io.Writer, r io.Reader) error {
 		return err
 	}
 	_, err = io.CopyBuffer(gz, cancellable{ctx, r}, make([]byte, buffer))
-	if closing := gz.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = out.failed()
-	}
-	return fault.Wrap(err, fault.Environment, "compressing", "content")
+	return fault.Wrap(finish(gz, out, err), fault.Environment, "compressing", "content")
 }
 
 // Sums returns SHA256SUMS of every regular file that [Pack] would write, in the format of
@@ -249,6 +237,17 @@ func compressor(w io.Writer, threads int) (*pgzip.Writer, error) {
 	}
 	gz.ModTime = time.Unix(0, 0)
 	return gz, gz.SetConcurrency(block, threads)
+}
+
+// finish closes a compressor over a latch, whatever happened, and returns what went wrong first.
+func finish(gz io.Closer, out *latch, err error) error {
+	if closing := gz.Close(); err == nil {
+		err = closing
+	}
+	if err == nil {
+		err = out.failed()
+	}
+	return err
 }
 
 // latch remembers the first failure of a writer and swallows what follows. pgzip v1.2.6 leaves

@@ -154,9 +154,12 @@ func (p Program) forget(cache string) error {
 		return fault.Wrap(err, fault.Environment, "reading cache", cache)
 	}
 	for _, h := range homes {
+		if !strings.HasPrefix(h.Name(), p.Name+"-") {
+			continue
+		}
 		home := filepath.Join(cache, h.Name())
 		dir, err := os.ReadFile(filepath.Join(home, sourceFile))
-		if err != nil || !strings.HasPrefix(h.Name(), p.Name+"-") {
+		if err != nil {
 			continue
 		}
 		if _, err := os.Stat(string(dir)); !errors.Is(err, fs.ErrNotExist) {
